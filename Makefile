@@ -1,0 +1,54 @@
+# make        set up and run the main job: the dose study at quick size
+# make test   set up and run the tests
+# make help   the rest
+
+VENV := .venv
+BIN  := $(VENV)/bin
+STAMP := $(VENV)/ready
+# the first of these that is a Python this project runs on
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: run setup test bench lab sync help clean
+
+run: $(STAMP)
+	$(BIN)/hrtem-seg study dose --size quick
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "hrtem_seg needs Python 3.11, 3.12 or 3.13; found: $$(python3 --version 2>&1). Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' || { echo "hrtem_seg needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# two processes of one thread each are faster here than one of two
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
+	$(BIN)/pytest -q --durations=5
+
+# side by side with abTEM, which is installed for this only
+bench: $(STAMP)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	$(BIN)/hrtem-seg bench
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab nbs
+
+sync: $(STAMP)
+	$(BIN)/nbdev-clean
+	$(BIN)/nbdev-export
+	$(BIN)/jupyter nbconvert --to markdown --log-level WARN --output-dir . --output README nbs/index.ipynb
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+help:
+	@echo 'make        set up and run the dose study at quick size (about 10 minutes on 2 cores)'
+	@echo 'make test   set up and run the tests'
+	@echo 'make bench  set up and run the speed benchmarks'
+	@echo 'make lab    open JupyterLab on the notebooks'
+	@echo 'make sync   clean and export the notebooks, write README.md from nbs/index.ipynb'
+	@echo 'make clean  remove the environment'
