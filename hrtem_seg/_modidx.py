@@ -160,7 +160,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'hrtem_seg.optics.beam_energy': ('optics.html#beam_energy', 'hrtem_seg/optics.py'),
                                   'hrtem_seg.optics.chi': ('optics.html#chi', 'hrtem_seg/optics.py'),
                                   'hrtem_seg.optics.focal_points': ('optics.html#focal_points', 'hrtem_seg/optics.py'),
-                                  'hrtem_seg.optics.grid': ('optics.html#grid', 'hrtem_seg/optics.py'),
+                                  'hrtem_seg.optics.grid_of': ('optics.html#grid_of', 'hrtem_seg/optics.py'),
                                   'hrtem_seg.optics.image': ('optics.html#image', 'hrtem_seg/optics.py'),
                                   'hrtem_seg.optics.zero_defocus': ('optics.html#zero_defocus', 'hrtem_seg/optics.py')},
             'hrtem_seg.particles': { 'hrtem_seg.particles._allowed': ('particles.html#_allowed', 'hrtem_seg/particles.py'),

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['expose']
 
-# %% ../nbs/11_camera.ipynb #a8490a09
+# %% ../nbs/11_camera.ipynb #8b7a8984
 import numpy as np, xarray as xr
 from .conventions import check_range, coords
-from .optics import grid
+from .optics import grid_of
 
-# %% ../nbs/11_camera.ipynb #589e20e2
+# %% ../nbs/11_camera.ipynb #4cd728cc
 def expose(
     intensity:xr.DataArray,   # Noise-free image (…, y, x), vacuum = 1
     dose:float,               # Electrons per Å² at the specimen
@@ -18,7 +18,7 @@ def expose(
 )->xr.DataArray: # Electrons per pixel, uint16
     "Count the electrons of an exposure"
     check_range(1e-3, 1e7, dose=dose)
-    _, px = grid(intensity)
+    _, px = grid_of(intensity)
     mean = intensity.values.astype('f8')*dose*px**2
     if mean.max() > 6e4: raise ValueError(f'dose={dose!r}: {mean.max():.0f} electrons in a pixel of {px:g} Å are more than 16 bits hold')
     return intensity.copy(data=rng.poisson(mean).astype('u2')).rename('counts').assign_attrs(units='electrons', dose=float(dose))

@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['phase_map', 'phase_mask']
 
-# %% ../nbs/12_labels.ipynb #a00b0f18
+# %% ../nbs/12_labels.ipynb #c42632cf
 import math
 import numpy as np, xarray as xr
 from scipy.ndimage import gaussian_filter
 from .conventions import check_range, coords
-from .optics import grid
+from .optics import grid_of
 
-# %% ../nbs/12_labels.ipynb #0d63e708
+# %% ../nbs/12_labels.ipynb #499b890a
 def phase_map(
     wave:xr.DataArray,   # Exit wave of the particle alone, ([phonon,] y, x)
     sigma:float=1.6,     # Standard deviation of the smoothing, Å
 )->xr.DataArray: # Radians, 0 to π, (y, x)
     "How far the particle turns the phase: mean over phonons of its magnitude, smoothed"
     check_range(0, 100, sigma=sigma)
-    shape, px = grid(wave)
+    shape, px = grid_of(wave)
     turn = np.abs(np.angle(wave.values)).reshape(-1, *shape).mean(0, dtype='f8')
     turn = gaussian_filter(turn, sigma/px, mode='wrap') if sigma else turn
     return xr.DataArray(turn.astype('f4'), dims=('y', 'x'), coords={d: wave[d] for d in 'yx'}, name='phase', attrs={'units': 'rad'})
