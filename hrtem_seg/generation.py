@@ -104,14 +104,14 @@ def _finish(path, number, device='cpu'):
     write_structure(path, number, **make_structure(stack_record(path)['settings'], number, device))
     return number
 
-# %% ../nbs/14_generation.ipynb #ba651163
+# %% ../nbs/14_generation.ipynb #4e90cef8
 def local_client(
     workers:int|None=None, # Worker processes; None for one a core
 ):
     "A Dask client with a cluster of one-thread worker processes on this machine"
     from distributed import Client, LocalCluster
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return Client(LocalCluster(n_workers=workers or cores, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL))
+    return Client(LocalCluster(n_workers=workers or cores, threads_per_worker=1, dashboard_address=':0', silence_logs=logging.CRITICAL))
 
 # %% ../nbs/14_generation.ipynb #08087e3a
 def _results(path, todo, device, client):

@@ -84,7 +84,7 @@ def beam_energy(
     check_range(1e3, 1e7, energy=energy)
     return float(energy)
 
-# %% ../nbs/10_optics.ipynb #22aadea0
+# %% ../nbs/10_optics.ipynb #837c04db
 def _intensity(F, qy, qx, lam, shifts, weights, batch):
     "Mean over waves of the intensity, summed over the focal points; `F` is (wave, ky, kx)"
     out = torch.zeros(F.shape[-2:], dtype=torch.float32, device=F.device)
@@ -92,8 +92,8 @@ def _intensity(F, qy, qx, lam, shifts, weights, batch):
         ey, ex = (torch.from_numpy(np.exp(-1j*math.pi*lam*shift*q**2).astype('c8')).to(F.device) for q in (qy, qx))
         lens = ey*ex
         for part in F.split(batch):
-            field = torch.view_as_real(torch.fft.ifft2(part*lens))
-            out += float(weight)*field.square_().sum((0, -1))
+            for field in torch.fft.ifft2(part*lens):  # adding in place is far faster than abs, square and sum
+                for a in (field.real, field.imag): out.addcmul_(a, a, value=float(weight))
     return out/len(F)
 
 # %% ../nbs/10_optics.ipynb #bc169dad
