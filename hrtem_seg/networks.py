@@ -42,7 +42,7 @@ def _kaiming(module):
         nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
         if module.bias is not None: nn.init.zeros_(module.bias)
 
-# %% ../nbs/16_networks.ipynb #d2443944
+# %% ../nbs/16_networks.ipynb #a7ef15fb
 class UNet(nn.Module):
     "Residual U-Net; the defaults are the published 130,682 parameters"
     def __init__(self,
@@ -51,7 +51,7 @@ class UNet(nn.Module):
         n_in:int=1,             # Image channels
         n_out:int=2,            # Classes: background, particle
         norm:str='batch',       # 'batch', 'group' (four groups) or 'none'
-        momentum:float=.1,      # Share of a new batch in the running statistics of batch-norm
+        momentum:float=.3,      # Share of a new batch in the running statistics of batch-norm (see Training)
     ):
         super().__init__()
         check_in(('batch', 'group', 'none'), norm=norm)
@@ -110,7 +110,7 @@ def _double_conv(n_in, n_out, norm, momentum):
     def one(a): return [_conv(a, n_out), _norm(norm, n_out, momentum), nn.ReLU()]
     return nn.Sequential(*one(n_in), *one(n_out))
 
-# %% ../nbs/16_networks.ipynb #e7d25a3f
+# %% ../nbs/16_networks.ipynb #9cab77d5
 class ResNetUNet(nn.Module):
     "U-Net with a ResNet-18 encoder; the defaults are about 14.3 million parameters"
     def __init__(self,
@@ -119,7 +119,7 @@ class ResNetUNet(nn.Module):
         n_in:int=1,                       # Image channels
         n_out:int=2,                      # Classes: background, particle
         norm:str='batch',                 # 'batch', 'group' (four groups) or 'none'
-        momentum:float=.1,                # Share of a new batch in the running statistics of batch-norm
+        momentum:float=.3,                # Share of a new batch in the running statistics of batch-norm
     ):
         super().__init__()
         check_in(('batch', 'group', 'none'), norm=norm)
@@ -173,10 +173,10 @@ def default_device()->torch.device:
     "A CUDA GPU where there is one, otherwise the CPU"
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
-# %% ../nbs/16_networks.ipynb #7d4f9fd8
+# %% ../nbs/16_networks.ipynb #0425b237
 def _has_bfloat16(device):
     if device.type == 'cuda': return torch.cuda.is_bf16_supported()
-    return device.type == 'cpu' and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == 'cpu' and torch.cpu._is_amx_tile_supported()
 
 def choose_precision(
     precision:str='auto', # 'auto', 'bfloat16' or 'float32'
@@ -184,8 +184,9 @@ def choose_precision(
 )->str:
     "The precision that 'auto' means on this device"
     check_in(('auto', 'bfloat16', 'float32'), precision=precision)
+    device = torch.device(device or default_device())
     if precision != 'auto': return precision
-    return 'bfloat16' if _has_bfloat16(torch.device(device or default_device())) else 'float32'
+    return 'bfloat16' if _has_bfloat16(device) else 'float32'
 
 # %% ../nbs/16_networks.ipynb #369e832b
 def autocast(
@@ -220,7 +221,7 @@ def pad_to_multiple(
             x = x.index_select(dim, idx.to(x.device))
     return x
 
-# %% ../nbs/16_networks.ipynb #c9536b0c
+# %% ../nbs/16_networks.ipynb #e6c93deb
 @torch.inference_mode()
 def predict(
     network:nn.Module,     # Two logits per pixel, class 1 = particle
@@ -233,7 +234,8 @@ def predict(
     if images.ndim == 2: return predict(network, images[None], batch_size, precision, device)[0]
     if images.ndim != 3 or 0 in images.shape[1:]: raise ValueError(f'images have shape {images.shape}: expected (n, y, x) or (y, x)')
     device = torch.device(device or next(network.parameters()).device)
-    precision, training = choose_precision(precision, device), network.training
+    precision = choose_precision(precision, device)
+    modes = [(m, m.training) for m in network.modules()]   # a frozen part may be in another mode than the rest
     network.to(device).eval()
     ny, nx = images.shape[1:]
     out = np.empty(images.shape, np.float32)
@@ -243,7 +245,8 @@ def predict(
             x = pad_to_multiple(x, getattr(network, 'multiple', 32)).to(device, memory_format=torch.channels_last)
             with autocast(device, precision): y = network(x)
             out[i:i+batch_size] = y.float().softmax(1)[:, 1, :ny, :nx].cpu().numpy()
-    finally: network.train(training)
+    finally:
+        for m, training in modes: m.training = training
     return out
 
 # %% ../nbs/16_networks.ipynb #789fa38e
