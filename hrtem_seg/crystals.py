@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LATTICES', 'crystal', 'as_record', 'shells', 'turn_matrix', 'turn', 'draw_orientation']
 
-# %% ../nbs/02_crystals.ipynb #d71bb589
+# %% ../nbs/02_crystals.ipynb #6e2b6e14
 import math
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.io import read
 from ase.neighborlist import neighbor_list
 from ase.spacegroup import crystal as _ase_crystal
+from scipy.spatial import cKDTree
 from .conventions import check_in, check_range
 
 # %% ../nbs/02_crystals.ipynb #efdae892
@@ -85,14 +86,18 @@ def as_record(
     return dict(symbols=a.get_chemical_symbols(), cell=a.cell.tolist(), group=a.info['group'],
                 scaled_positions=a.get_scaled_positions().tolist())
 
-# %% ../nbs/02_crystals.ipynb #2ea2a894
+# %% ../nbs/02_crystals.ipynb #9e87dc57
 def shells(
     atoms:Atoms,      # Any crystal or particle
     cutoff:float=5.,  # Å
     gap:float=.15,    # Distances (Å) that differ by less belong to one shell
 )->list: # [(mean count per atom, least distance, greatest distance)], nearest first, Å
     "Neighbour shells"
-    d = np.sort(neighbor_list('d', atoms, cutoff))
+    if atoms.pbc.any(): d = neighbor_list('d', atoms, cutoff)
+    else:   # much faster for a particle that has no cell
+        pairs = cKDTree(atoms.positions).query_pairs(cutoff, output_type='ndarray')
+        d = np.repeat(np.linalg.norm(atoms.positions[pairs[:, 0]] - atoms.positions[pairs[:, 1]], axis=1), 2)
+    d = np.sort(d)
     return [(len(s)/len(atoms), float(s[0]), float(s[-1])) for s in np.split(d, 1 + np.flatnonzero(np.diff(d) > gap))]
 
 # %% ../nbs/02_crystals.ipynb #4570feec
