@@ -93,13 +93,13 @@ def matrix(
     wide = wide.loc[:, wide.notna().any()]
     return xr.DataArray(wide.to_numpy(), dims=('train', 'test'), coords={'train': list(wide.index), 'test': list(wide.columns)}, name=value)
 
-# %% ../nbs/18_benchmarks.ipynb #03148954
+# %% ../nbs/18_benchmarks.ipynb #6bd7ac9e
 def deviation(
     matrix:xr.DataArray, # (train, test)
 )->xr.DataArray: # Same dims, without test sets that no network was trained on; 0 on the diagonal
     "Each score less that of the network trained on the test set's own kind"
     both = [t for t in matrix.test.values if t in matrix.train.values]
-    if not both: raise ValueError(f'no test set of {list(matrix.test.values)} is among the training sets {list(matrix.train.values)}')
+    if not both: raise ValueError(f'no test set of {matrix.test.values.tolist()} is among the training sets {matrix.train.values.tolist()}')
     part = matrix.sel(test=both)
     ideal = np.array([float(matrix.sel(train=t, test=t)) for t in both])
     return (part - xr.DataArray(ideal, dims='test', coords={'test': both})).rename('deviation')

@@ -206,7 +206,7 @@ class StackMetric(Metric):
     @property
     def name(self): return self.metric
 
-# %% ../nbs/19_training.ipynb #da0eec02
+# %% ../nbs/19_training.ipynb #146c4bf4
 class Epochs(Callback):
     "Seeds every epoch, keeps the tidy history and the best weights, and writes the checkpoint"
     order = 60   # after the recorder and the benchmarks
@@ -223,13 +223,16 @@ class Epochs(Callback):
     def _benchmarks(self, epoch): return [r for r in self.learn.benchmarks.rows if r['epoch'] == epoch]
 
     def before_train(self):
-        self.dls.train.epoch = self.epoch
+        self.dls.train.epoch, self.total, self.n = self.epoch, 0., 0
         torch.manual_seed(int(rng_for(self.seed, 'torch', self.epoch).integers(2**62)))   # for dropout and the like
+
+    def after_batch(self):   # the recorder's training loss is smoothed across epochs; this is the epoch's own mean
+        if self.training: self.total, self.n = self.total + self.learn.loss.item()*len(self.learn.y), self.n + len(self.learn.y)
 
     def after_epoch(self):
         if self.epoch < self.start: return
         done, values = self.epoch + 1, dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
-        named = [('train', 'loss', values['train_loss']), ('valid', 'loss', values['valid_loss'])]
+        named = [('train', 'loss', self.total/self.n), ('valid', 'loss', values['valid_loss'])]
         named += [('valid', m, values[m]) for m in self.scored_by]
         self.rows += [dict(epoch=done, dataset=d, metric=m, value=float(v)) for d, m, v in named] + self._benchmarks(done)
         self._keep(done, values)
@@ -282,7 +285,7 @@ class Trained:
     history:pd.DataFrame
     folder:Path=None
 
-# %% ../nbs/19_training.ipynb #d0887ae2
+# %% ../nbs/19_training.ipynb #45f0bffe
 DIHEDRAL = {'dihedral': True}
 
 def fit(
@@ -326,7 +329,7 @@ def fit(
     record = plain(dict(settings=settings, data=dict(train=describe_stack(train), valid=describe_stack(valid)), phase=phase, parent=parent,
                         benchmarks={k: describe_stack(s) for k, s in benchmarks.items()}, first_weights=_state_hash(network)))
     record['run'] = content_hash({k: v for k, v in record.items() if k != 'parent'})
-    if out is not None and (done := _finished(Path(out), record['run'])): return Trained(*load_network(out, network), done, Path(out))
+    if out is not None and (done := _finished(Path(out), record['run'])) is not None: return Trained(*load_network(out, network), done, Path(out))
 
     learn = make_learner(network, train, valid, lr=lr, batch_size=batch_size, seed=seed, loss=loss, class_weights=class_weights, augment=augment,
                          freeze=freeze, precision=precision, device=device, metrics=metrics, callbacks=callbacks)
@@ -343,13 +346,13 @@ def fit(
         record = read_network_record(out)
     return Trained(network, record, history, None if out is None else Path(out))
 
-# %% ../nbs/19_training.ipynb #fe9cb997
+# %% ../nbs/19_training.ipynb #55b711b9
 def _finished(out, run):
     "The history of a finished run; raises if the folder holds another"
     if not (out/'record.json').exists(): return None
     other = read_network_record(out).get('run')
     if other != run: raise ValueError(f'{out} holds the run {other!r}, which differs in its settings, data or first weights from {run!r}: choose another folder')
-    return pd.read_csv(out/'history.csv', dtype={'run': str})
+    return pd.read_csv(out/'history.csv', dtype={'run': str}, float_precision='round_trip')
 
 def _checkpoint(path, run):
     "The state after the last whole epoch, if there is one"
