@@ -1,0 +1,66 @@
+"What keeps the project in one piece: notebooks, modules and README say the same"
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+import pytest
+from hrtem_seg.studies import list_studies, parameters, sizes, study_settings
+
+BIN = Path(sys.executable).parent
+
+def tracked(project):
+    out = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=project, capture_output=True, text=True, check=True).stdout
+    return [Path(f) for f in out.splitlines() if (project/f).is_file()]
+
+def chapters(project): return sorted((project/'nbs').glob('[0-9]*.ipynb'))
+
+def cells(path): return json.loads(path.read_text())['cells']
+
+def test_modules_and_readme_are_what_the_notebooks_export(project, tmp_path):
+    for f in tracked(project):
+        (tmp_path/f).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(project/f, tmp_path/f)
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path)}; env.pop('IN_TEST', None)
+    for command in (['nbdev-clean'], ['nbdev-export'], ['jupyter', 'nbconvert', '--to', 'markdown', '--output-dir', '.', '--output', 'README', 'nbs/index.ipynb']):
+        subprocess.run([BIN/command[0], *command[1:]], cwd=tmp_path, env=env, check=True, capture_output=True)
+    differ = [str(f) for f in tracked(project) if f.parts[0] in ('nbs', 'hrtem_seg', 'README.md') and (project/f).read_bytes() != (tmp_path/f).read_bytes()]
+    made = {str(f.relative_to(tmp_path)) for f in (tmp_path/'hrtem_seg').glob('*.py')} - {str(f) for f in tracked(project)}
+    assert not differ and not made, f'run make sync: {differ + sorted(made)}'
+
+def test_chapters_are_numbered_without_gaps_and_short_enough(project):
+    assert [int(f.name[:2]) for f in chapters(project)] == list(range(len(chapters(project))))
+    assert {f.name: n for f in chapters(project) if (n := len(cells(f))) > 65} == {}
+
+def test_imports_run_one_way(project):
+    order = [f.stem[3:] for f in chapters(project)]
+    for i, name in enumerate(order):
+        text = (project/f'hrtem_seg/{name}.py').read_text()
+        later = [m for m in order[i+1:] if f'from hrtem_seg.{m} import' in text or f'from .{m} import' in text]
+        assert not later, f'{name} imports {later}, which come after it'
+
+def test_studies_have_a_parameter_cell_and_no_outputs(project):
+    for f in sorted((project/'nbs/studies').glob('*.ipynb')):
+        assert sum('parameters' in c['metadata'].get('tags', []) for c in cells(f)) == 1, f.name
+        assert not any(c.get('outputs') for c in cells(f)), f'{f.name} is committed with outputs'
+
+def test_every_parameter_is_explained_and_every_size_is_valid():
+    for study in list_studies():
+        assert [k for k, (_, text) in parameters(study).items() if len(text) < 3] == [], study
+        for size in sizes(study): study_settings(study, size)
+
+def test_the_notebook_opens_at_quick_size():
+    for study in list_studies():
+        if 'quick' not in sizes(study): continue
+        own = {k: v for k, (v, _) in parameters(study).items()}
+        assert study_settings(study, 'quick') == json.loads(json.dumps(own))
+
+def test_cleaning_keeps_the_tag_that_papermill_needs(project, tmp_path):
+    shutil.copy(project/'pyproject.toml', tmp_path)
+    (tmp_path/'nbs').mkdir(); f = Path(shutil.copy(project/'nbs/studies/dose.ipynb', tmp_path/'nbs'))
+    subprocess.run([BIN/'nbdev-clean', '--fname', f], cwd=tmp_path, check=True, capture_output=True)
+    assert any('parameters' in c['metadata'].get('tags', []) for c in cells(f))
+
+def test_nothing_names_a_path_of_one_machine(project):
+    for f in tracked(project):
+        if f.suffix not in ('.ipynb', '.py', '.md', '.ini', '.toml', '.csv', '.json'): continue
+        text = (project/f).read_text(errors='replace')
+        for path in (str(project), str(Path.home())):
+            assert len(path) < 3 or path + '/' not in text, f'{f} names {path}'
