@@ -164,7 +164,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hrtem_seg.networks._file_hash': ('networks.html#_file_hash', 'hrtem_seg/networks.py'),
                                     'hrtem_seg.networks._flat': ('networks.html#_flat', 'hrtem_seg/networks.py'),
                                     'hrtem_seg.networks._has_bfloat16': ('networks.html#_has_bfloat16', 'hrtem_seg/networks.py'),
-                                    'hrtem_seg.networks._kaiming': ('networks.html#_kaiming', 'hrtem_seg/networks.py'),
                                     'hrtem_seg.networks._norm': ('networks.html#_norm', 'hrtem_seg/networks.py'),
                                     'hrtem_seg.networks.autocast': ('networks.html#autocast', 'hrtem_seg/networks.py'),
                                     'hrtem_seg.networks.build': ('networks.html#build', 'hrtem_seg/networks.py'),

@@ -36,13 +36,7 @@ class ResidualBlock(nn.Module):
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.conv_add(x))
 
-# %% ../nbs/16_networks.ipynb #0049b8a8
-def _kaiming(module):
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
-        if module.bias is not None: nn.init.zeros_(module.bias)
-
-# %% ../nbs/16_networks.ipynb #a7ef15fb
+# %% ../nbs/16_networks.ipynb #063d0e98
 class UNet(nn.Module):
     "Residual U-Net; the defaults are the published 130,682 parameters"
     def __init__(self,
@@ -66,7 +60,6 @@ class UNet(nn.Module):
         self.ups = nn.ModuleList(block(a + b, b) for a, b in zip(up, up[1:]))
         self.final_conv = nn.Conv2d(filters[0], n_out, 1)
         self.multiple = 2**len(filters)
-        self.apply(_kaiming)
 
     def forward(self, x): # (n, n_in, y, x), sides multiples of `multiple`
         skips = []
@@ -110,7 +103,7 @@ def _double_conv(n_in, n_out, norm, momentum):
     def one(a): return [_conv(a, n_out), _norm(norm, n_out, momentum), nn.ReLU()]
     return nn.Sequential(*one(n_in), *one(n_out))
 
-# %% ../nbs/16_networks.ipynb #9cab77d5
+# %% ../nbs/16_networks.ipynb #30434e86
 class ResNetUNet(nn.Module):
     "U-Net with a ResNet-18 encoder; the defaults are about 14.3 million parameters"
     def __init__(self,
@@ -134,7 +127,6 @@ class ResNetUNet(nn.Module):
         self.ups = nn.ModuleList(_double_conv(a + s, b, norm, momentum) for a, s, b in zip((filters[-1], *decoder), skips, decoder))
         self.final_conv = nn.Conv2d(decoder[-1], n_out, 3, padding=1)
         self.multiple = 2**(len(filters) + 1)
-        self.apply(_kaiming)
 
     def forward(self, x): # (n, n_in, y, x), sides multiples of `multiple`
         skips = [self.stem(x)]
