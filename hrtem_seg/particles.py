@@ -274,7 +274,7 @@ def _draw_core(rng, spec, record, radius):
     return dict(material=material, shell=t, coherency=coherency, scale=1 + coherency*(edge[0]/edge[1] - 1),
                 min_distance=spec.get('min_distance', .8*_nearest(record['material'])))
 
-# %% ../nbs/04_particles.ipynb #c7a549ec
+# %% ../nbs/04_particles.ipynb #3a9a90ec
 def draw_particle(
     rng:np.random.Generator,
     *,
@@ -292,7 +292,7 @@ def draw_particle(
     "Draw one particle"
     material, r = as_record(draw(rng, material)), draw(rng, radius)
     check_range(1., 1e3, radius=r)
-    shape = {k: draw(rng, v) for k, v in (dict(kind=shape) if isinstance(shape, str) else shape).items()}
+    shape = draw(rng, shape if isinstance(shape, dict) else dict(kind=shape))
     place = dict(orientation=draw_orientation(rng, orientation, material), origin=rng.random(3).tolist(), variant=int(rng.integers(4)))
     if shape['kind'] in ('icosahedron', 'decahedron'):
         if n_defects or boundary is not None or core: raise ValueError(f"shape={shape['kind']!r} has its own twins; expected no n_defects, boundary or core")

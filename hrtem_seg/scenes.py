@@ -42,10 +42,10 @@ def _place(rng, radii, cell, separation, tries=100):
         else: return at
     raise ValueError(f'{len(radii)} particles of radius {min(radii):.1f} to {big:.1f} Å, {separation:g} Å apart, found no place in {L[0]:g} × {L[1]:g} Å in {tries} attempts: ask for fewer, smaller or closer particles, or a larger cell')
 
-# %% ../nbs/06_scenes.ipynb #c2b39bd6
+# %% ../nbs/06_scenes.ipynb #e819d8bf
 def _draw_substrate(rng, kind, thickness):
     "Record of a substrate: its parameters, its thickness, its own seed"
-    sub = {k: draw(rng, v) for k, v in (dict(kind=kind) if isinstance(kind, str) else kind).items()}
+    sub = draw(rng, kind if isinstance(kind, dict) else dict(kind=kind))
     check_in(SUBSTRATES, substrate=sub.get('kind'))
     thickness = draw(rng, thickness)
     check_range(0, 1e4, thickness=thickness)
@@ -53,7 +53,7 @@ def _draw_substrate(rng, kind, thickness):
     if sub['kind'] == 'graphene': thickness = 3.35*(sub.get('layers', 1) - 1)
     return dict(sub, thickness=float(thickness), seed=int(rng.integers(2**53)))
 
-# %% ../nbs/06_scenes.ipynb #d90cff46
+# %% ../nbs/06_scenes.ipynb #ccd73eb9
 def draw_scene(
     rng:np.random.Generator,
     *,
@@ -83,7 +83,7 @@ def draw_scene(
     for p, c in zip(particles, _place(rng, [bound(p['shape']) for p in particles], cell, separation)):
         p.update(centre=c.tolist(), depth=draw(rng, depth))
         if p['depth'] != 'rest': check_range(0, 1, depth=p['depth'])
-    ads = adsorbate and dict({k: draw(rng, v) for k, v in {'thickness': 4., 'density': 1., **adsorbate}.items()}, seed=int(rng.integers(2**53)))
+    ads = adsorbate and dict(draw(rng, {'thickness': 4., 'density': 1., **adsorbate}), seed=int(rng.integers(2**53)))
     drawn = dict(cell=cell, face=face, vacuum=vacuum, gap=gap, substrate=sub, adsorbate=ads, particles=particles)
     return plain(dict(asked=_named(asked), drawn=drawn))
 

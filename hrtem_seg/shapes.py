@@ -31,12 +31,13 @@ DISTRIBUTIONS = {
     'choice':    lambda rng, options: options[rng.integers(len(options))],
 }
 
-# %% ../nbs/03_shapes.ipynb #68801a81
+# %% ../nbs/03_shapes.ipynb #a8d3fccf
 def draw(
     rng:np.random.Generator,
     dist, # A constant, or ('uniform', lo, hi), ('normal', mean, std), ('truncnorm', mean, std, lo, hi), ('lognormal', median, sigma), ('integers', lo, hi) with both ends, ('choice', [...])
 ): # One value, a plain Python number or option
     "Draw once from a distribution"
+    if isinstance(dist, dict): return {k: draw(rng, v) for k, v in dist.items()}
     if not isinstance(dist, (list, tuple)) or not dist or not isinstance(dist[0], str): return dist
     check_in(DISTRIBUTIONS, distribution=dist[0])
     try: v = DISTRIBUTIONS[dist[0]](rng, *dist[1:])
