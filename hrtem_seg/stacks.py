@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'PRECISION', 'stack_record', 'refuse_other', 'create_stack', 'pack_wave', 'unpack_wave', 'write_structure',
-           'finished', 'structure_record', 'open_stack', 'open_wave']
+           'finished', 'structure_record', 'open_stack', 'open_wave', 'select', 'merge', 'leaks', 'damaged',
+           'save_netcdf', 'save_images']
 
-# %% ../nbs/13_stacks.ipynb #b2b11b73
+# %% ../nbs/13_stacks.ipynb #ea601f6a
 import json, os, shutil
 from pathlib import Path
-import numpy as np, pandas as pd, xarray as xr, zarr
+import numpy as np, pandas as pd, tifffile, xarray as xr, zarr
+from PIL import Image
 from zarr.codecs import BloscCodec
 from .conventions import check_in, coords
 from .records import checksum, content_hash, plain, read_json, versions, write_json
@@ -93,7 +95,7 @@ def unpack_wave(
     w = np.ascontiguousarray(np.moveaxis(packed, 1, -1), 'f4').view('c8')[..., 0]
     return xr.DataArray(w, dims=('phonon', 'y', 'x'), coords=coords(w.shape[-2:], attrs['pixel']), attrs=attrs)
 
-# %% ../nbs/13_stacks.ipynb #53165d9c
+# %% ../nbs/13_stacks.ipynb #4e506e6c
 def write_structure(
     path,              # The stack
     number:int,        # Which structure
@@ -102,15 +104,14 @@ def write_structure(
     waves:dict|None=None, # {'full': ..., 'particle': ...}, each (phonon, part, y, x)
 ):
     "Write one structure's samples and, last, the record that makes them visible"
-    g = zarr.open_group(Path(path), mode='r+'); rows = []
-    for s in samples:
-        s = dict(s); sums = {}
-        for name in ('image', 'mask'):
-            a = np.ascontiguousarray(s.pop(name), g[name].dtype)
-            g[name][s['sample']] = a; sums[name] = checksum(a)
-        rows.append({**s, 'checksum': sums})
-    sums = {}
-    for name, w in (waves or {}).items(): g['waves'][name][number] = w; sums[name] = checksum(w)
+    with zarr.config.set({'array.write_empty_chunks': True}):
+        g = zarr.open_group(Path(path), mode='r+')
+        arrays = {'image': g['image'], 'mask': g['mask'], **{k: g['waves'][k] for k in (waves or {}) if 'waves' in g}}
+    def put(name, at, a):
+        a = np.ascontiguousarray(a, arrays[name].dtype); arrays[name][at] = a
+        return checksum(a)
+    rows = [{**{k: v for k, v in s.items() if k not in ('image', 'mask')}, 'checksum': {k: put(k, s['sample'], s[k]) for k in ('image', 'mask')}} for s in samples]
+    sums = {k: put(k, number, waves[k]) for k in arrays if k in (waves or {})}
     write_json(_finished_file(path, number), {**record, 'number': number, 'samples': rows, 'checksum': sums})
 
 # %% ../nbs/13_stacks.ipynb #c12c8b8b
@@ -142,7 +143,7 @@ def _coordinates(rows):
         out[k] = ('sample', v, {'units': UNITS[k]} if k in UNITS else {})
     return out
 
-# %% ../nbs/13_stacks.ipynb #af0e4cf0
+# %% ../nbs/13_stacks.ipynb #9a7d5803
 def open_stack(
     path, # A stack's folder
 )->xr.Dataset: # image, mask (sample, y, x), with all that is known as coordinates
@@ -152,6 +153,7 @@ def open_stack(
     if not rows: raise ValueError(f'{path}: no sample is finished yet')
     c = _coordinates(rows)
     ds = xr.open_zarr(path, consolidated=False, chunks=None).isel(sample=c['sample'][1])
+    c['origin'] = ('sample', np.full(ds.sizes['sample'], content_hash(rec['settings'], 8)))
     return ds.assign_coords(c).assign_attrs(record=json.dumps(rec))
 
 # %% ../nbs/13_stacks.ipynb #7772113b
@@ -164,3 +166,100 @@ def open_wave(
     if 'waves' not in g: raise ValueError(f'{path}: no exit waves were kept')
     rec = structure_record(path, number)
     return xr.Dataset({k: unpack_wave(g['waves'][k][number], rec['wave']) for k in ('full', 'particle')}, attrs={**rec['wave'], 'record': json.dumps(rec['scene'])})
+
+# %% ../nbs/13_stacks.ipynb #c78c4937
+def select(
+    stack:xr.Dataset,
+    **conditions, # Coordinate: a value, a list of values, or (lo, hi) with both ends
+)->xr.Dataset:
+    "The samples that meet all conditions"
+    known = [k for k, v in stack.coords.items() if v.dims == ('sample',)]
+    keep = np.ones(stack.sizes['sample'], bool)
+    for name, want in conditions.items():
+        check_in(known, condition=name)
+        v = stack[name].values
+        if isinstance(want, tuple):
+            if len(want) != 2: raise ValueError(f'{name}={want!r}: expected (lo, hi), or a list of values')
+            keep &= (v >= want[0]) & (v <= want[1])
+        else: keep &= np.isin(v, want if isinstance(want, (list, np.ndarray)) else [want])
+    return stack.isel(sample=keep)
+
+# %% ../nbs/13_stacks.ipynb #ed77b59c
+def merge(
+    *stacks, # Datasets of the same field and pixel
+)->xr.Dataset: # Read from disk when asked for; the record has that of each stack, by the coordinate `origin`
+    "Several stacks as one"
+    shapes = {(s.sizes['y'], s.sizes['x'], round(float(s.y[1] - s.y[0]), 6)) for s in stacks}
+    if len(shapes) != 1: raise ValueError(f'stacks of different fields cannot be merged: (ny, nx, pixel in Å) are {sorted(shapes)}')
+    records = {}
+    for s in stacks:
+        r = json.loads(s.attrs['record'])
+        records.update(r['merged'] if 'merged' in r else {str(s.origin.values[0]): r})
+    lazy = [s.drop_attrs().chunk(sample=64) for s in stacks]
+    y, x = stacks[0].y, stacks[0].x
+    out = xr.concat([s.assign_coords(y=y, x=x) for s in lazy], 'sample', join='override', coords='minimal', compat='override', data_vars='all')
+    return out.assign_attrs(record=json.dumps({'merged': records}))
+
+# %% ../nbs/13_stacks.ipynb #4ee1de32
+def leaks(
+    *sets, # One dataset, whose splits are compared, or several, which are
+)->list: # The structures on more than one side
+    "Structures that would be trained on and tested on"
+    if len(sets) == 1: sets = [sets[0].isel(sample=(sets[0].split == name).values) for name in np.unique(sets[0].split)]
+    found = [set(map(str, s.structure.values)) for s in sets]
+    return sorted({n for i, a in enumerate(found) for b in found[i + 1:] for n in a & b})
+
+# %% ../nbs/13_stacks.ipynb #7518db8b
+def _problem(array, at, expected):
+    "What is wrong with one chunk, or None"
+    try: a = array[at]
+    except Exception as e: return f'cannot be read ({type(e).__name__})'
+    return None if checksum(a) == expected else 'does not have the bits that were written'
+
+# %% ../nbs/13_stacks.ipynb #94b76c20
+def damaged(
+    path, # A stack's folder
+)->list: # of dicts: number (of the structure), file, problem
+    "Every chunk of a stack that is not as it was written"
+    path = Path(path); g = zarr.open_group(path, mode='r'); out = []
+    for n in finished(path):
+        try: rec = structure_record(path, n)
+        except ValueError as e: out.append(dict(number=n, file=str(_finished_file(path, n)), problem=str(e))); continue
+        chunks = [(name, s['sample'], g[name], c) for s in rec['samples'] for name, c in s['checksum'].items()]
+        chunks += [(f'waves/{name}', n, g['waves'][name], c) for name, c in rec['checksum'].items()]
+        for name, at, array, expected in chunks:
+            file = path/name/'c'/'/'.join(map(str, [at] + [0]*(array.ndim - 1)))
+            problem = 'is not there' if not file.exists() else _problem(array, at, expected)
+            if problem: out.append(dict(number=n, file=str(file), problem=problem))
+    return out
+
+# %% ../nbs/13_stacks.ipynb #40c9cf61
+def save_netcdf(
+    stack:xr.Dataset,
+    path, # File to write
+)->Path:
+    "Write a stack, record and all, as one netCDF-4 (HDF5) file"
+    path = Path(path); tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    stack.chunk(sample=64).to_netcdf(tmp, engine='netcdf4', encoding={k: {'zlib': True, 'complevel': 2, 'chunksizes': (1, *stack[k].shape[1:])} for k in stack.data_vars})
+    os.replace(tmp, path)
+    return path
+
+# %% ../nbs/13_stacks.ipynb #1cf4da41
+def save_images(
+    stack:xr.Dataset,
+    folder, # Made; must not exist
+)->Path:
+    "Write images (TIFF) and masks (PNG, 255 inside), samples.csv and record.json"
+    folder = Path(folder); tmp = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
+    if folder.exists(): raise FileExistsError(f'{folder} exists: choose another folder')
+    for sub in ('images', 'masks'): (tmp/sub).mkdir(parents=True)
+    px = 1e8/float(stack.x[1] - stack.x[0])   # pixels per cm, which TIFF wants
+    for i in range(stack.sizes['sample']):
+        one = stack.isel(sample=i); name = f'{i:06d}'
+        tifffile.imwrite(tmp/'images'/f'{name}.tif', one.image.values, resolution=(px, px), resolutionunit='CENTIMETER')
+        Image.fromarray(one.mask.values*np.uint8(255)).save(tmp/'masks'/f'{name}.png')
+    table = pd.DataFrame({k: v.values for k, v in stack.coords.items() if v.dims == ('sample',)})
+    table.insert(0, 'file', [f'{i:06d}' for i in range(len(table))]); table.to_csv(tmp/'samples.csv', index=False)
+    write_json(tmp/'record.json', json.loads(stack.attrs['record']))
+    os.replace(tmp, folder)
+    return folder
