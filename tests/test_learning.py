@@ -1,0 +1,221 @@
+"What a reader of the learning chapters should not have to see"
+import json
+from pathlib import Path
+import numpy as np, pandas as pd, pytest, torch, torch.nn.functional as F, xarray as xr
+from fastai.basics import Callback
+from torch import nn
+from hrtem_seg import training
+from hrtem_seg.benchmarks import Benchmarks, evaluate, scores
+from hrtem_seg.metrics import METRICS, dice
+from hrtem_seg.networks import ResNetUNet, UNet, build, load_network, predict, save_network, standardise
+from hrtem_seg.training import Samples, fit, transfer
+
+PUBLISHED = Path(__file__).parents[2]/'shared'/'real'/'published_unets'
+SMALL = {'name': 'UNet', 'filters': [4, 8], 'bottleneck': 8}
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    n = torch.get_num_threads(); torch.set_num_threads(1); yield; torch.set_num_threads(n)
+
+def toy(n, seed, size=32, noise=.5):
+    "Discs in noise"
+    rng = np.random.default_rng(seed); yy, xx = np.mgrid[:size, :size]
+    mask = np.stack([np.hypot(yy - a, xx - b) < r for a, b, r in zip(*rng.uniform(.3*size, .7*size, (2, n)), rng.uniform(.15*size, .3*size, n))])
+    image = mask + rng.normal(0, noise, mask.shape)
+    return xr.Dataset({'image': (('sample', 'y', 'x'), image.astype('f4')), 'mask': (('sample', 'y', 'x'), mask.astype('u1'))},
+                      coords={'structure': ('sample', np.arange(n)//2)}, attrs={'record': json.dumps({'settings': {'seed': seed}})})
+
+@pytest.fixture(scope='module')
+def stacks(): return toy(16, 0), toy(8, 1), toy(8, 2, noise=1.)
+
+def same(a, b): return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+# The published networks
+
+def by_hand(w, x):
+    "The forward pass of the paper, from the arrays alone"
+    def conv(name, x): return F.conv2d(x, w[f'{name}.weight'], w[f'{name}.bias'], padding=w[f'{name}.weight'].shape[-1]//2)
+    def norm(name, x):
+        m, v, g, b = (w[f'{name}.{k}'][:, None, None] for k in ('running_mean', 'running_var', 'weight', 'bias'))
+        return (x - m)/(v + 1e-5).sqrt()*g + b
+    def block(name, x):
+        y = norm(f'{name}.bn1', conv(f'{name}.conv1', x)).clamp(min=0)
+        return (norm(f'{name}.bn2', conv(f'{name}.conv2', y)) + conv(f'{name}.conv_add', x)).clamp(min=0)
+    skips = []
+    for i in range(4):
+        skips.append(block(f'downs.{i}', x))
+        n, c, h, v = skips[-1].shape
+        x = skips[-1].reshape(n, c, h//2, 2, v//2, 2).amax((3, 5))
+    x = block('bottleneck', x)
+    for i in range(4): x = block(f'ups.{i}', torch.cat([skips[3 - i], x.repeat_interleave(2, 2).repeat_interleave(2, 3)], 1))
+    return conv('final_conv', x)
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason='the published weights are not at hand')
+def test_published_weights_give_the_published_output():
+    files = sorted(PUBLISHED.glob('*.npz'))
+    assert len(files) >= 1
+    x = torch.from_numpy(standardise(np.random.default_rng(0).normal(size=(2, 64, 96))))[:, None]
+    for f in files:
+        w = {k: torch.from_numpy(np.asarray(v)) for k, v in np.load(f).items()}
+        net = UNet(); net.load_state_dict(w); net.eval()
+        with torch.no_grad(): ours, theirs = net(x), by_hand(w, x)
+        assert float((ours - theirs).abs().max()) < 1e-4*float(theirs.abs().max())
+        np.testing.assert_allclose(predict(net, x[:, 0].numpy(), precision='float32'), theirs.softmax(1)[:, 1].numpy(), atol=1e-4)
+
+# Same record, same bits
+
+def test_a_run_repeats_to_the_bit(stacks):
+    train, valid, far = stacks
+    a, b = (fit(SMALL, train, valid, epochs=2, benchmarks={'far': far}, augment={'dihedral': True, 'rotate': .5, 'noise': (0, 1)}) for _ in range(2))
+    assert same(a.network, b.network) and a.history.equals(b.history) and a.record['run'] == b.record['run']
+    other = fit(SMALL, train, valid, epochs=2, seed=1)
+    assert not same(a.network, other.network) and other.record['run'] != a.record['run']
+
+def test_training_leaves_the_callers_randomness_alone(stacks):
+    torch.manual_seed(3); before = torch.rand(4)
+    torch.manual_seed(3); fit(SMALL, *stacks[:2], epochs=1)
+    assert torch.equal(torch.rand(4), before)
+
+class StopIn(Callback):
+    order = 80
+    def __init__(self, epoch): self.stop = epoch
+    def before_batch(self):
+        if self.training and self.epoch == self.stop and self.learn.iter == 1: raise KeyboardInterrupt
+
+@pytest.mark.parametrize('settings', [dict(), dict(freeze='gradual', schedule=('decay', .8)), dict(keep='last')])
+def test_a_stopped_run_goes_on_to_the_same_bits(stacks, tmp_path, settings):
+    train, valid, far = stacks
+    settings = dict(settings, epochs=3, benchmarks={'far': far})
+    whole = fit(SMALL, train, valid, **settings)
+    with pytest.raises(KeyboardInterrupt, match='goes on from the last whole epoch'):
+        fit(SMALL, train, valid, out=tmp_path/'net', callbacks=[StopIn(2)], **settings)
+    assert not (tmp_path/'net'/'record.json').exists()
+    resumed = fit(SMALL, train, valid, out=tmp_path/'net', **settings)
+    assert same(whole.network, resumed.network)
+    pd.testing.assert_frame_equal(whole.history, resumed.history)
+    assert not (tmp_path/'net'/'checkpoint.pt').exists()
+
+def test_what_is_in_the_way_is_refused(stacks, tmp_path):
+    train, valid, _ = stacks
+    fit(SMALL, train, valid, epochs=1, out=tmp_path/'net')
+    again = fit(SMALL, train, valid, epochs=1, out=tmp_path/'net')   # finished: only read
+    assert len(again.history)
+    with pytest.raises(ValueError, match='choose another folder'): fit(SMALL, train, valid, epochs=2, out=tmp_path/'net')
+    (tmp_path/'cut').mkdir(); (tmp_path/'cut'/'checkpoint.pt').write_bytes(b'PK\x03\x04 no checkpoint')
+    with pytest.raises(ValueError, match='cut short'): fit(SMALL, train, valid, epochs=1, out=tmp_path/'cut')
+
+def test_bad_settings_are_refused_by_name_before_training(stacks):
+    train, valid, _ = stacks
+    for bad, word in [(dict(epochs=0), 'epochs=0'), (dict(lr=-1.), 'lr=-1'), (dict(keep='f1'), "keep='f1'"), (dict(freeze='tail'), "freeze='tail'"),
+                      (dict(loss='l2'), "loss='l2'"), (dict(schedule='steps'), "schedule='steps'"), (dict(metrics=('f3',)), "metric='f3'"),
+                      (dict(augment={'blur': 1}), "augment='blur'"), (dict(augment={'rotate': 2.}), 'rotate=2'), (dict(precision='half'), "precision='half'"),
+                      (dict(benchmarks={'x': xr.Dataset()}), 'x has the variables')]:
+        with pytest.raises(ValueError, match=word.replace('(', r'\(')): fit(SMALL, train, valid, **bad)
+    with pytest.raises(ValueError, match='no parts'): fit(nn.Conv2d(1, 2, 3, padding=1), train, valid, freeze='encoder')
+
+# The training step is the one that a plain loop makes
+
+def test_fit_equals_a_plain_pytorch_loop(stacks):
+    train, valid, _ = stacks
+    fast = fit(SMALL, train, valid, epochs=2, lr=1e-3, schedule='constant', augment={}, keep='last', precision='float32')
+    net = build(SMALL, 0); opt = torch.optim.Adam(net.parameters(), lr=1e-3); samples = Samples(train)
+    loader = training.Batches(samples, 8, True, 0)
+    for epoch in range(2):
+        loader.epoch = epoch
+        for x, y in loader:
+            opt.zero_grad(); F.cross_entropy(net(x), y).backward(); opt.step()
+    net.eval()
+    np.testing.assert_allclose(predict(fast.network, valid.image.values), predict(net, valid.image.values), atol=1e-3)
+
+def test_any_module_is_trained_and_not_changed(stacks, tmp_path):
+    class Plain(nn.Module):
+        def __init__(self): super().__init__(); self.body = nn.Sequential(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.Dropout2d(.2), nn.Conv2d(8, 2, 5, padding=2))
+        def forward(self, x): return self.body(x)
+    net = Plain(); before = {k: v.clone() for k, v in net.state_dict().items()}
+    done = fit(net, *stacks[:2], epochs=2, out=tmp_path/'plain')
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert not same(net, done.network)
+    back, _ = load_network(tmp_path/'plain', Plain())
+    assert same(back, done.network)
+    assert same(transfer(done, *stacks[:2], epochs=1, freeze=['body.0']).network.body[0], done.network.body[0])
+
+def test_the_large_network_trains():
+    train = toy(4, 0, size=64)
+    done = fit({'name': 'ResNetUNet', 'filters': [8, 16, 32, 64], 'decoder': [32, 16, 8, 8, 8]}, train, train, epochs=2, batch_size=4)
+    h = done.history.query('dataset == "train"').value.tolist()
+    assert h[1] < h[0] and all(p.grad is None or p.grad.abs().sum() > 0 for p in done.network.parameters())
+
+# Freezing
+
+@pytest.mark.parametrize('freeze, kept, moved', [('encoder', ('downs', 'bottleneck'), ('ups', 'final_conv')), ('decoder', ('ups',), ('downs', 'bottleneck', 'final_conv'))])
+def test_frozen_parts_do_not_change_by_a_bit(stacks, freeze, kept, moved):
+    train, valid, far = stacks
+    parent = fit(SMALL, train, valid, epochs=1)
+    child = transfer(parent, far, far, epochs=2, freeze=freeze, keep='last')
+    a, b = parent.network.state_dict(), child.network.state_dict()
+    for k in a:
+        if k.startswith(kept): assert torch.equal(a[k], b[k]), k                              # weights and batch-norm's statistics
+        elif k.startswith(moved) and not k.endswith('conv1.bias') and not k.endswith('conv2.bias'): assert not torch.equal(a[k], b[k]), k
+    assert child.record['parent']['run'] == parent.record['run']
+    assert all(p.requires_grad for p in child.network.parameters())
+
+class Watch(Callback):
+    order = 90
+    def before_fit(self): self.seen = []
+    def after_train(self): self.seen.append({k: v.clone() for k, v in self.learn.model.state_dict().items()})
+
+def test_gradual_unfreezing_goes_from_the_head_inwards(stacks):
+    train, valid, _ = stacks
+    parent, watch = fit(SMALL, train, valid, epochs=1), Watch()
+    transfer(parent, train, valid, epochs=3, freeze='gradual', callbacks=[watch])
+    first = {k: v for k, v in parent.network.state_dict().items()}
+    for epoch, moving in enumerate((('final_conv',), ('final_conv', 'ups'), ('final_conv', 'ups', 'downs', 'bottleneck'))):
+        changed = {k.split('.')[0] for k, v in watch.seen[epoch].items() if not torch.equal(v, first[k])}
+        assert changed == set(moving)
+
+# Benchmarks
+
+def test_benchmarks_leave_the_training_as_it_is(stacks):
+    train, valid, far = stacks
+    a, b = fit(SMALL, train, valid, epochs=2), fit(SMALL, train, valid, epochs=2, benchmarks={'far': far, 'near': valid})
+    assert same(a.network, b.network)
+    near = b.history.query('dataset == "near" and epoch > 0').value.to_numpy()
+    np.testing.assert_allclose(near, b.history.query('dataset == "valid" and metric == "dice" and epoch > 0').value, atol=1e-6)
+    kept = b.history[b.history.kept].query('dataset == "near"').value.item()
+    assert abs(kept - evaluate(b.network, valid)['dice']) < 1e-6
+    assert sorted(b.history.query('dataset == "far"').epoch) == [0, 1, 2]
+
+# Data
+
+def test_augmented_masks_follow_their_images():
+    disc = toy(8, 5, size=48, noise=0.)
+    for augment in ({'dihedral': True}, {'rotate': 1.}, {'dihedral': True, 'rotate': .5}):
+        x, y = Samples(disc, augment).batch(range(8), np.random.default_rng(0))
+        assert dice((x[:, 0] > 0).float(), y).min() > .93
+    x, y = Samples(disc, {'dihedral': True}).batch([0]*64, np.random.default_rng(1))
+    assert len({a.numpy().tobytes() for a in y}) == 8
+    flat = disc.isel(y=slice(0, 32))
+    assert Samples(flat, {'dihedral': True, 'rotate': 1.}).batch(range(8), np.random.default_rng(0))[0].shape == (8, 1, 32, 48)
+
+def test_noise_keeps_the_variance():
+    x, _ = Samples(toy(32, 0), {'noise': 1.5}).batch(range(32), np.random.default_rng(0))
+    plain, _ = Samples(toy(32, 0)).batch(range(32), None)
+    assert abs(float(x.var()) - 1) < .03
+    r = np.corrcoef(x.flatten(), plain.flatten())[0, 1]
+    assert abs(r - 1/np.sqrt(1 + 1.5**2)) < .02
+
+@pytest.mark.parametrize('name', sorted(METRICS))
+def test_metrics_are_finite_and_perfect_where_they_should_be(name):
+    t = toy(3, 0).mask.values
+    perfect = METRICS[name](t.astype(float), t)
+    assert perfect.shape == (3,) and np.allclose(perfect, 0 if name in ('pixel_error', 'offset_loss', 'cross_entropy', 'boundary_distance') else 1, atol=1e-6)
+    for p in (0*t, 0*t + 1): assert np.isfinite(METRICS[name](p, t)).all() and np.isfinite(METRICS[name](p, 0*t)).all()
+
+def test_a_worker_process_can_train(stacks, tmp_path):
+    from distributed import Client, LocalCluster
+    train, valid, _ = stacks
+    here = fit(SMALL, train, valid, epochs=1)
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=':0', silence_logs=50) as cluster, Client(cluster) as client:
+        client.run(torch.set_num_threads, 1)
+        there = client.submit(fit, SMALL, train, valid, epochs=1).result(timeout=60)
+    assert same(here.network, there.network)
