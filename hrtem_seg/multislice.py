@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['REACH', 'ENGINES', 'grid', 'slice_planes', 'Wave', 'configurations', 'particle_atoms', 'check_elements',
-           'memory_needed', 'exit_waves', 'exit_wave', 'resample']
+           'memory_needed', 'exit_waves', 'exit_wave', 'resample', 'wave_error', 'ideal_image', 'image_error',
+           'choose_accuracy']
 
-# %% ../nbs/08_multislice.ipynb #5f8c5b23
+# %% ../nbs/08_multislice.ipynb #d6fafa1b
 import json, math
 from concurrent.futures import ThreadPoolExecutor
-import numpy as np, psutil, scipy.fft, torch, xarray as xr
+import numpy as np, pandas as pd, psutil, scipy.fft, torch, xarray as xr
 from ase.data import chemical_symbols
 from fastcore.meta import delegates
 from .conventions import check_in, check_range, coords, freqs, interaction, wavelength
@@ -53,7 +54,7 @@ def slice_planes(
     for j, r in enumerate(runs): index[r] = j
     return index[k], np.array([(r[0] + r[-1] + 1)*thickness/2 for r in runs])
 
-# %% ../nbs/08_multislice.ipynb #133cb8f7
+# %% ../nbs/08_multislice.ipynb #b9f06a95
 class Wave:
     "A wave on its way through the specimen"
     def __init__(self,
@@ -62,11 +63,13 @@ class Wave:
         energy:float,      # eV
         tilt:tuple=(0, 0), # (y, x) whole periods of the incident wave across the cell
         band:float=2/3,    # Band limit, as a share of the grid's own, 1/(2 pixel)
+        aperture:str='circle', # Shape of the band: 'circle' or 'square'
         device:str='cpu',  # torch device
         dtype=torch.complex64,
     ):
         (qy, qx), self.lam, self.z = freqs(shape, pixel), wavelength(energy), 0.
-        self.mask = torch.as_tensor(np.hypot(qy, qx) < band/(2*pixel), device=device)
+        edge = np.hypot(qy, qx) if aperture == 'circle' else np.maximum(abs(qy), abs(qx))
+        self.mask = torch.as_tensor(edge < band*(1 - 1e-9)/(2*pixel), device=device)
         self.q2, self.propagators = [torch.as_tensor(k**2, device=device) for k in (qy, qx)], {}
         carrier = [np.exp(2j*np.pi*t*np.arange(n)/n) for t, n in zip(tilt, shape)]
         self.psi = torch.as_tensor(np.outer(*carrier), dtype=dtype, device=device)
@@ -123,8 +126,8 @@ def _phase(v, sigma):
     v = v*sigma
     return torch.complex(torch.cos(v), torch.sin(v))
 
-# %% ../nbs/08_multislice.ipynb #6242b8f7
-def _pass(wave, slices, sigma, watch=None):
+# %% ../nbs/08_multislice.ipynb #846adcec
+def _pass(wave, slices, sigma):
     "Send a wave through slices: the wave of everything, and that of the particles alone"
     full, alone = wave, None
     for plane, particle, rest in slices:
@@ -134,7 +137,6 @@ def _pass(wave, slices, sigma, watch=None):
         full.to(plane)
         for w in (t, u):
             if w is not None: full.transmit(w)
-        if watch: watch(full)
     return full, full.copy() if alone is None else alone
 
 # %% ../nbs/08_multislice.ipynb #f161871d
@@ -266,7 +268,7 @@ def _tilts(beam_tilt, specimen_tilt, cell, energy):
     periods = tuple(round(math.sin(math.radians(t))/wavelength(energy)*l) for t, l in zip(beam_tilt, cell[1::-1]))
     return periods, [math.tan(math.radians(t)) for t in specimen_tilt]
 
-# %% ../nbs/08_multislice.ipynb #edf3c07c
+# %% ../nbs/08_multislice.ipynb #f4991c22
 def exit_waves(
     scenes,                    # Several Atoms, all in boxes of the same lateral size
     *,
@@ -285,6 +287,7 @@ def exit_waves(
     beam_tilt:tuple=(0., 0.),  # (y, x) degrees, rounded to whole periods of the incident wave over the cell
     specimen_tilt:tuple=(0., 0.), # (y, x) degrees, as a shear about the reference plane
     band:float=2/3,            # Band limit of the wave, as a share of 1/(2 pixel)
+    aperture:str='circle',     # Shape of the band: 'circle', or 'square' (as Prismatic's)
     q_max:float=1.,            # 1/Å, the highest frequency that must be kept
     precision:str='single',    # 'single' (complex64) or 'double' (complex128)
     device:str='cpu',          # torch device
@@ -293,6 +296,7 @@ def exit_waves(
 )->xr.Dataset: # full and particle (structure, phonon, y, x), complex
     "The waves that leave each scene, and its particles alone, for a plane incident wave of |ψ|² = 1"
     scenes = list(scenes)
+    check_in(('circle', 'square'), aperture=aperture)
     _settings(pixel, slice_thickness, substrate_thickness, energy, phonons, rms, band, q_max, precision, projection, table, engine)
     if not scenes: raise ValueError('no scenes')
     cells = [_check_scene(s, table) for s in scenes]
@@ -308,7 +312,7 @@ def exit_waves(
     periods, shear = _tilts(beam_tilt, specimen_tilt, cells[0], energy)
     settings = dict(pixel=px, slice_thickness=slice_thickness, substrate_thickness=substrate_thickness, energy=energy, phonons=phonons,
                     rms=thermal, pairs=pairs, engine=engine, table=table, projection=projection, plane=plane, specimen_tilt=specimen_tilt,
-                    beam_tilt=[math.degrees(math.asin(p*wavelength(energy)/l)) for p, l in zip(periods, cells[0][1::-1])], band=band, precision=precision)
+                    beam_tilt=[math.degrees(math.asin(p*wavelength(energy)/l)) for p, l in zip(periods, cells[0][1::-1])], band=band, aperture=aperture, precision=precision)
     jobs = [(i, r) for i, (s, k) in enumerate(zip(scenes, seeds)) for r in configurations(s, phonons, thermal, k, pairs)]
     if engine == 'prismatic':
         from hrtem_seg.prismatic import run_prismatic
@@ -316,14 +320,14 @@ def exit_waves(
     else: psi = _run(scenes, jobs, ends, shape, settings, shear, periods, device, batch, workers)
     return _dataset(psi, scenes, seeds, px, energy, ends, settings)
 
-# %% ../nbs/08_multislice.ipynb #18c13480
+# %% ../nbs/08_multislice.ipynb #6164a0e4
 def _run(scenes, jobs, ends, shape, s, shear, periods, device, batch, workers):
     "Both waves of every job, in order"
     real, dtype = (torch.float32, torch.complex64) if s['precision'] == 'single' else (torch.float64, torch.complex128)
     numbers = np.concatenate([a.numbers for a in scenes])
     smear = _rms(s['rms'], numbers) if s['rms'] is not None and not s['phonons'] else None
     project = Projector(shape, s['pixel'], numbers, s['table'], smear=smear, device=device, dtype=real)
-    start = Wave(shape, s['pixel'], s['energy'], periods, s['band'], device, dtype)
+    start = Wave(shape, s['pixel'], s['energy'], periods, s['band'], s['aperture'], device, dtype)
     def one(jobs):
         atoms = _atoms(scenes, jobs, ends, shear)
         atoms['index'], planes = slice_planes(atoms.pop('rest'), atoms['particle'], s['slice_thickness'], s['substrate_thickness'])
@@ -384,3 +388,67 @@ def resample(
     out = scipy.fft.ifft2(np.fft.ifftshift(f, axes=(-2, -1)))*(np.prod(shape)/np.prod(wave.shape[-2:]))
     rest = {k: v for k, v in wave.coords.items() if not {'y', 'x'} & set(v.dims)}
     return xr.DataArray(out.astype(wave.dtype), dims=wave.dims, coords={**rest, **coords(shape, px)}, name=wave.name, attrs=wave.attrs)
+
+# %% ../nbs/08_multislice.ipynb #0636f084
+def wave_error(
+    wave,           # (y, x) complex DataArray
+    reference,      # The same, on any grid over the same cell
+    q_max:float=1., # 1/Å
+)->float:
+    "Relative L2 difference of the scattered waves (all but the unscattered beam) below a frequency"
+    f, g = (resample(w.astype('c16'), .45/q_max) for w in (wave, reference))
+    if f.shape != g.shape: raise ValueError(f'waves of {wave.sizes} and {reference.sizes} do not cover the same cell')
+    inside = np.hypot(*freqs(f.shape[-2:], float(f.x[1] - f.x[0]))) < q_max
+    d, s = (np.fft.fft2(w.values)[..., inside] for w in (f - g, g - 1))
+    return float(np.linalg.norm(d)/np.linalg.norm(s))
+
+# %% ../nbs/08_multislice.ipynb #f1e6d238
+def ideal_image(
+    waves,                # (..., y, x) complex DataArray
+    energy:float=300e3,   # eV
+    defocus:float=-100.,  # Å, underfocus negative
+    q_max:float=1.,       # 1/Å, the aperture
+)->np.ndarray: # (..., y, x) intensity
+    "Intensity behind a perfect lens, on a grid that just holds it"
+    f = resample(waves, .24/q_max); qy, qx = freqs(f.shape[-2:], float(f.x[1] - f.x[0])); q2 = qy**2 + qx**2
+    lens = np.where(q2 < q_max**2, np.exp(-1j*np.pi*wavelength(energy)*defocus*q2), 0)
+    return np.abs(scipy.fft.ifft2(scipy.fft.fft2(f.values)*lens))**2
+
+# %% ../nbs/08_multislice.ipynb #df7eb0cc
+def image_error(
+    waves,                # (phonon, y, x) complex DataArray
+    reference,            # The same, on any grid over the same cell
+    dose:float=400.,      # e/Å²
+    pixel:float=.2,       # Å, of the camera
+    **kwargs,             # As for `ideal_image`
+)->dict: # shot: rms difference in units of the electrons' noise; contrast: of the image's standard deviation
+    "Error of the mean image, next to its shot noise and its contrast"
+    i, j = (ideal_image(w, **kwargs).mean(0) for w in (waves, reference))
+    rms = float(np.sqrt(np.mean((i - j)**2)))
+    return dict(shot=rms/np.sqrt(j.mean()/(dose*pixel**2)), contrast=rms/j.std())
+
+# %% ../nbs/08_multislice.ipynb #f71510ec
+def choose_accuracy(
+    scene,                 # Atoms
+    error:float=.05,       # Largest relative error of the scattered wave below 1/Å
+    phonon_error:float=.05,# Largest error of the mean image through too few phonons, as a share of its contrast
+    rms=.1,                # Displacement per axis, Å, as in `exit_wave`
+    dose:float=400.,       # e/Å², for the image's error in units of shot noise
+    finest:tuple=(.05, .5),# Pixel and slice (Å) of the reference
+    **kwargs,              # Further settings of `exit_wave`
+)->tuple: # (settings for `exit_wave`, DataFrame of what was measured)
+    "Pixel, slice and number of phonons (in pairs) that meet an error, measured on this scene"
+    check_range(1e-3, 1, error=error, phonon_error=phonon_error)
+    def wave(p, t, **kw): return exit_wave(scene, pixel=p, slice_thickness=t, **{**kwargs, **kw}).full
+    reference, rows, found = wave(*finest), [], None
+    for p, t in sorted([(p, t) for p in (.25, .2, .16, .128, .1, .08) for t in (4., 2., 1.)], key=lambda v: 1/(v[0]**2*v[1])):
+        if found and (p, t) not in ((.2, 2.), (.1, 2.)): continue
+        w = wave(p, t)
+        rows.append(dict(pixel=p, slice_thickness=t, wave_error=wave_error(w, reference), **image_error(w, reference, dose)))
+        if not found and rows[-1]['wave_error'] <= error: found = p, t
+    if not found: raise ValueError(f'error={error!r}: the finest settings tried reach {min(r["wave_error"] for r in rows):.3f}')
+    coarse = wave(.25, 2., phonons=16, rms=rms)
+    images = ideal_image(coarse).reshape(8, 2, -1).mean(1)
+    one_pair = np.sqrt(images.var(0, ddof=1).mean())/images.mean(0).std()
+    pairs = math.ceil((one_pair/phonon_error)**2)
+    return dict(pixel=found[0], slice_thickness=found[1], phonons=2*pairs, rms=rms), pd.DataFrame(rows).assign(pair_error=one_pair)

@@ -96,7 +96,7 @@ def _bump_transform(nu):
     t, w = np.polynomial.legendre.leggauss(60)
     return (w*WIDTH/2*np.exp(_BETA*(np.sqrt(1 - t**2) - 1))) @ np.cos(2*np.pi*np.outer(t*WIDTH/2, nu))
 
-# %% ../nbs/07_potentials.ipynb #9d55a048
+# %% ../nbs/07_potentials.ipynb #cf146435
 class Projector:
     "Makes projected potentials (V Å) of sets of atoms on one periodic grid"
     def __init__(self,
@@ -104,7 +104,7 @@ class Projector:
         pixel:float,           # Å
         numbers,               # Atomic numbers that will occur
         table:str='kirkland',  # One of TABLES
-        band:float=1.,         # Band limit, as a share of the grid's own, 1/(2 pixel)
+        band:float=1.,         # Band limit along each axis, as a share of the grid's own, 1/(2 pixel)
         smear:dict=None,       # {atomic number: rms displacement per axis, Å} for a thermally averaged potential
         device:str='cpu',      # torch device
         dtype=torch.float32,   # Of the potential
@@ -114,7 +114,7 @@ class Projector:
         self.fine = tuple(max(n, scipy.fft.next_fast_len(math.ceil(FINER*n*band))) for n in shape)
         (qy, qx), scale = freqs(shape, pixel), [f/n for f, n in zip(self.fine, shape)]
         qx = np.abs(qx[:, :shape[1]//2 + 1])
-        q, inside = np.hypot(qy, qx), np.hypot(qy, qx) < band/(2*pixel)
+        q, inside = np.hypot(qy, qx), np.maximum(abs(qy), qx) < band*(1 - 1e-9)/(2*pixel)
         bump = np.outer(*(_bump_transform((k*pixel/s).ravel()) for k, s in zip((qy, qx), scale)))
         self.q, self.base = q, np.where(inside, POTENTIAL/pixel**2/bump, 0)
         def one(z): return self.filter(scattering_factor(q, z, table)*np.exp(-2*(np.pi*(smear or {}).get(z, 0)*q)**2))
@@ -148,7 +148,7 @@ class Projector:
         v = torch.fft.irfft2(total, s=self.shape)
         return v[0] if items is None else v
 
-# %% ../nbs/07_potentials.ipynb #742b1841
+# %% ../nbs/07_potentials.ipynb #2918b629
 def direct_potential(
     y,                    # Positions along y, Å
     x,                    # Positions along x, Å
@@ -156,7 +156,7 @@ def direct_potential(
     shape:tuple,          # (ny, nx) pixels
     pixel:float,          # Å
     table:str='kirkland', # One of TABLES
-    band:float=1.,        # Band limit, as a share of the grid's own
+    band:float=1.,        # Band limit along each axis, as a share of the grid's own
 )->np.ndarray: # (ny, nx), V Å
     "The projected potential by direct summation of the structure factor in complex128: a reference, not a tool"
     y, x, numbers = map(np.asarray, (y, x, numbers))
@@ -165,7 +165,7 @@ def direct_potential(
     for z in np.unique(numbers):
         ey, ex = (np.exp(-2j*np.pi*np.outer(k.ravel(), r[numbers == z])) for k, r in ((qy, y), (qx, x)))
         total = total + ey @ ex.T * scattering_factor(q, z, table)
-    return np.fft.ifft2(np.where(q < band/(2*pixel), total, 0)).real*POTENTIAL/pixel**2
+    return np.fft.ifft2(np.where(np.maximum(abs(qy), abs(qx)) < band*(1 - 1e-9)/(2*pixel), total, 0)).real*POTENTIAL/pixel**2
 
 # %% ../nbs/07_potentials.ipynb #6cd7047f
 def depth_factor(
