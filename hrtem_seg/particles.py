@@ -17,7 +17,7 @@ from .conventions import check_in, check_range
 from .crystals import as_record, crystal, draw_orientation, shells, turn, turn_matrix
 from .shapes import bound, draw, resolve, signed_distance
 
-# %% ../nbs/04_particles.ipynb #33d59d60
+# %% ../nbs/04_particles.ipynb #345f14e2
 _CUBIC = dict(fcc=(225, 4, 1), diamond=(227, 8, 1), zincblende=(216, 8, 2))
 _HEXAGONAL = dict(hcp=(194, 2, 1), wurtzite=(186, 4, 2))
 
@@ -36,7 +36,7 @@ def stacking(
         return dict(kind=kind, a=a/math.sqrt(2), d=d, motif=motif, cubic=True)
     if kind == 'hcp': return dict(kind=kind, a=a, d=c/2, motif=[(z[0], 0.)], cubic=False)
     low, high = (cell.positions[cell.numbers == n][:, 2].min() for n in z)
-    return dict(kind=kind, a=a, d=c/2, motif=[(z[0], 0.), (z[1], float((high - low) % (c/2)))], cubic=False)
+    return dict(kind=kind, a=a, d=c/2, motif=[(z[0], 0.), (z[1], round(float((high - low) % (c/2)), 9))], cubic=False)
 
 # %% ../nbs/04_particles.ipynb #bdae26f4
 def _frame(layers, variant):
@@ -80,13 +80,14 @@ def _layered(layers, record):
     pos, numbers, n = (np.concatenate(v) for v in zip(*found))
     return turn(pos, _frame(layers, record['variant'])), numbers, k[n], odd[n]
 
-# %% ../nbs/04_particles.ipynb #6d1303e6
+# %% ../nbs/04_particles.ipynb #82d4c1c8
 def _periodic(cell, record):
     "The same for a crystal that is no stack: every unit cell that the bound touches"
     R, (a, b, c) = bound(record['shape']), cell.cell.array
     heights = [cell.get_volume()/np.linalg.norm(np.cross(u, v)) for u, v in ((b, c), (c, a), (a, b))]
     grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in (math.ceil(R/h) + 1 for h in heights)), indexing='ij'), -1)
-    f = (grid.reshape(-1, 1, 3) + cell.get_scaled_positions() + np.asarray(record['origin'])).reshape(-1, 3)
+    inside = cell.get_scaled_positions().round(9)   # their last bits come from linear algebra, which machines do differently
+    f = (grid.reshape(-1, 1, 3) + inside + np.asarray(record['origin'])).reshape(-1, 3)
     pos, numbers = turn(f, cell.cell.array.T), np.tile(cell.numbers, grid[..., 0].size)
     near = pos[:, 0]**2 + pos[:, 1]**2 + pos[:, 2]**2 <= R*R
     return pos[near], numbers[near], np.zeros(near.sum(), int), np.zeros(near.sum(), bool)
@@ -161,7 +162,7 @@ def _core_shell(record):
     twins = sorted(f['layer'] for f in record['faults'] if f['kind'] == 'twin')
     return pos, numbers, np.searchsorted(twins, layer, side='left'), odd, [dict(f, share=_shares(layer, f)) for f in record['faults']]
 
-# %% ../nbs/04_particles.ipynb #f6aeb98b
+# %% ../nbs/04_particles.ipynb #c2f71725
 def _cluster(record):
     "An icosahedron or a decahedron from ASE"
     c = record['cluster']
@@ -169,11 +170,12 @@ def _cluster(record):
     metal = crystal(record['material']).symbols[0]
     if c['kind'] == 'icosahedron': p = Icosahedron(metal, c['shells'], latticeconstant=a)
     else: p = Decahedron(metal, c['shells'], c['shells'], 1, latticeconstant=a)
-    pos = p.positions - (p.positions.max(0) + p.positions.min(0))/2
+    pos = p.positions.round(9)
+    pos -= (pos.max(0) + pos.min(0))/2
     if c['kind'] == 'decahedron':   # the fivefold axis, not the middle of the box, is the centre
         r = np.round(p.positions[:, :2], 3)
         axis = max({tuple(v) for v in r}, key=lambda v: (r == v).all(1).sum())
-        pos[:, :2] = p.positions[:, :2] - axis
+        pos[:, :2] = p.positions[:, :2].round(9) - axis
     n = _sector_normals(pos, c['kind'])
     along = np.stack([pos[:, 0]*u[0] + pos[:, 1]*u[1] + pos[:, 2]*u[2] for u in n]).round(4)
     first, second = np.sort(along, axis=0)[[-1, -2]]

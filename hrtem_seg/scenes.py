@@ -22,25 +22,61 @@ from .substrates import AMORPHOUS, SUBSTRATES, atoms_per_volume, density_of, ran
 # %% ../nbs/06_scenes.ipynb #06c9f0c9
 ROLES = ('particle', 'substrate', 'adsorbate', 'defect plane')   # `role` of an atom is an index into this
 
-# %% ../nbs/06_scenes.ipynb #d98243a1
-def _place(rng, radii, cell, separation, tries=100):
-    "Lateral centres (n, 2) of discs that keep their distance; the largest first, since it is the hardest to place"
-    L = np.asarray(cell, float)
-    big = max(radii, default=0)
-    if 2*big + separation > L.min():
-        raise ValueError(f'a particle {2*big:.1f} Å wide with separation={separation:g} Å does not fit a cell of {L[0]:g} × {L[1]:g} Å; the cell must be at least {2*big + separation:.1f} Å')
-    order = np.argsort(radii)[::-1]
-    for _ in range(tries):
-        at = np.full((len(radii), 2), np.nan)
-        for n, i in enumerate(order):
-            c = radii[i] + (L - 2*radii[i])*rng.random((200, 2))
-            d = np.abs(c[:, None] - at[order[:n]][None])
-            d = np.minimum(d, L - d)
-            ok = (d*d).sum(-1) >= (np.array(radii)[order[:n]] + radii[i] + separation)**2
-            if not ok.all(1).any(): break
-            at[i] = c[ok.all(1).argmax()]
-        else: return at
-    raise ValueError(f'{len(radii)} particles of radius {min(radii):.1f} to {big:.1f} Å, {separation:g} Å apart, found no place in {L[0]:g} × {L[1]:g} Å in {tries} attempts: ask for fewer, smaller or closer particles, or a larger cell')
+# %% ../nbs/06_scenes.ipynb #38ada6bc
+def _shifts(at, L):
+    "Vectors between all centres, the shortest over the periodic boundary, and their lengths"
+    v = at[:, None] - at[None]
+    v -= L*np.round(v/L)
+    return v, np.sqrt((v*v).sum(-1))
+
+def _by_chance(rng, r, L, apart):
+    "Put discs down one by one, the largest first; None where one finds no place"
+    at, order = np.empty((0, 2)), np.argsort(-r, kind='stable')
+    for i in order:
+        c = r[i] + (L - 2*r[i])*rng.random((200, 2))
+        d = np.abs(c[:, None] - at[None])
+        d = np.minimum(d, L - d)
+        ok = ((d*d).sum(-1) >= apart[i, order[:len(at)]]**2).all(1)
+        if not ok.any(): return None
+        at = np.concatenate([at, c[[ok.argmax()]]])
+    return at[np.argsort(order)]
+
+def _by_pushing(rng, r, L, apart, steps=300):
+    "Push overlapping discs apart; None where they still overlap in the end"
+    at = r[:, None] + (L - 2*r[:, None])*rng.random((len(r), 2))
+    for _ in range(steps):
+        v, d = _shifts(at, L)
+        lack = np.maximum(apart*1.001 - d, 0)
+        np.fill_diagonal(lack, 0)
+        if not lack.any(): return at
+        at = np.clip(at + ((.5*lack/np.maximum(d, 1e-6))[..., None]*v).sum(1), r[:, None], L - r[:, None])
+    _, d = _shifts(at, L)
+    return at if (d + np.diag(np.diag(apart)) >= apart).all() else None
+
+# %% ../nbs/06_scenes.ipynb #88772c52
+def _place(rng, radii, cell, separation):
+    "Lateral centres (n, 2) of discs that keep their distance; None where no placement was found"
+    L, r = np.asarray(cell, float), np.asarray(radii, float)
+    if not len(r): return np.empty((0, 2))
+    if 2*r.max() + separation > L.min():
+        raise ValueError(f'a particle {2*r.max():.1f} Å wide with separation={separation:g} Å does not fit a cell of {L[0]:g} × {L[1]:g} Å; the cell must be at least {2*r.max() + separation:.1f} Å')
+    if (math.pi*(r + separation/2)**2).sum() > .9*L.prod(): return None   # denser than the densest packing of discs
+    apart = r[:, None] + r[None] + separation
+    for how, tries in ((_by_chance, 20), (_by_pushing, 10)):
+        for _ in range(tries):
+            at = how(rng, r, L, apart)
+            if at is not None: return at
+
+# %% ../nbs/06_scenes.ipynb #62c88f42
+def _draw_particles(rng, n, cell, separation, particle, redraws=10):
+    "Particles and their centres; sizes that find no place are drawn again, a few times"
+    for redrawn in range(redraws + 1):
+        particles = [draw_particle(rng, **particle) for _ in range(n)]
+        radii = [bound(p['shape']) for p in particles]
+        at = _place(rng, radii, cell, separation)
+        if at is not None: return [dict(p, centre=c.tolist()) for p, c in zip(particles, at)], redrawn
+    fits = int(.6*cell[0]*cell[1]/(math.pi*(np.mean(radii) + separation/2)**2))
+    raise ValueError(f'{n} particles of radius {min(radii):.1f} to {max(radii):.1f} Å, {separation:g} Å apart, found no place in {cell[0]:g} × {cell[1]:g} Å; about {fits} would fit: ask for fewer, smaller or closer particles, or a larger cell')
 
 # %% ../nbs/06_scenes.ipynb #e819d8bf
 def _draw_substrate(rng, kind, thickness):
@@ -53,7 +89,7 @@ def _draw_substrate(rng, kind, thickness):
     if sub['kind'] == 'graphene': thickness = 3.35*(sub.get('layers', 1) - 1)
     return dict(sub, thickness=float(thickness), seed=int(rng.integers(2**53)))
 
-# %% ../nbs/06_scenes.ipynb #ccd73eb9
+# %% ../nbs/06_scenes.ipynb #028c0d6d
 def draw_scene(
     rng:np.random.Generator,
     *,
@@ -79,12 +115,12 @@ def draw_scene(
     check_range(0, 1000, n_particles=n); check_in(['entrance', 'exit'], face=face)
     sub = _draw_substrate(rng, substrate, thickness)
     if depth is None: depth = .1 if sub['kind'] in AMORPHOUS else 'rest'
-    particles = [draw_particle(rng, **particle) for _ in range(n)]
-    for p, c in zip(particles, _place(rng, [bound(p['shape']) for p in particles], cell, separation)):
-        p.update(centre=c.tolist(), depth=draw(rng, depth))
+    particles, redrawn = _draw_particles(rng, n, cell, separation, particle)
+    for p in particles:
+        p['depth'] = draw(rng, depth)
         if p['depth'] != 'rest': check_range(0, 1, depth=p['depth'])
     ads = adsorbate and dict(draw(rng, {'thickness': 4., 'density': 1., **adsorbate}), seed=int(rng.integers(2**53)))
-    drawn = dict(cell=cell, face=face, vacuum=vacuum, gap=gap, substrate=sub, adsorbate=ads, particles=particles)
+    drawn = dict(cell=cell, face=face, vacuum=vacuum, gap=gap, substrate=sub, adsorbate=ads, redrawn=redrawn, particles=particles)
     return plain(dict(asked=_named(asked), drawn=drawn))
 
 def _named(asked):

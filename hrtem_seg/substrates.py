@@ -308,7 +308,7 @@ def _lattice_fit(flat, cell, angle):
     if N[0, 0]*N[1, 1] - N[0, 1]*N[1, 0] <= 0: raise ValueError(f'a cell of {cell[0]:g} × {cell[1]:g} Å is too small for a lattice with edges of {np.round(np.linalg.norm(flat, axis=1), 2).tolist()} Å')
     return N
 
-# %% ../nbs/05_substrates.ipynb #af70fdb0
+# %% ../nbs/05_substrates.ipynb #f0460cd8
 def _tile(slab, cell, angle):
     "Repeat a surface cell over a rectangular periodic cell: numbers and positions"
     N = _lattice_fit(slab.cell.array[:2, :2], cell, angle)
@@ -317,10 +317,10 @@ def _tile(slab, cell, angle):
     i, j = (v.ravel() for v in np.meshgrid(np.arange(-reach, reach + 1), np.arange(-reach, reach + 1), indexing='ij'))
     u, v = i*N[1, 1] - j*N[1, 0], j*N[0, 0] - i*N[0, 1]   # place in the cell in units of 1/det: whole numbers, so no atom is lost or doubled
     inside = (u >= 0) & (u < det) & (v >= 0) & (v < det)
-    f = slab.get_scaled_positions()
+    f = slab.get_scaled_positions().round(9)   # as for crystals: the same bits on every machine
     u = u[inside][:, None] + f[:, 0]*N[1, 1] - f[:, 1]*N[1, 0]
     v = v[inside][:, None] + f[:, 1]*N[0, 0] - f[:, 0]*N[0, 1]
-    z = np.broadcast_to(slab.positions[:, 2], u.shape)
+    z = np.broadcast_to(slab.positions[:, 2].round(9), u.shape)
     return np.tile(slab.numbers, inside.sum()), np.stack([u/det*cell[0], v/det*cell[1], z], -1).reshape(-1, 3)
 
 # %% ../nbs/05_substrates.ipynb #2bcfce2c
