@@ -37,10 +37,13 @@ bench: $(STAMP)
 lab: $(STAMP)
 	$(BIN)/jupyter lab nbs
 
+# README.md is nbs/index.ipynb; its links lead into nbs/ from there
 sync: $(STAMP)
 	$(BIN)/nbdev-clean
 	$(BIN)/nbdev-export
-	$(BIN)/jupyter nbconvert --to markdown --log-level WARN --output-dir . --output README nbs/index.ipynb
+	$(BIN)/jupyter nbconvert --to markdown --log-level WARN --output-dir . --output README --NbConvertApp.output_files_dir=data/readme \
+		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=hide --TagRemovePreprocessor.remove_input_tags=hide_input nbs/index.ipynb
+	sed 's#](\([a-z0-9_/]*\.ipynb\))#](nbs/\1)#g' README.md > README.tmp && mv README.tmp README.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['study', 'segment', 'bench', 'parser', 'main']
 
-# %% ../nbs/23_cli.ipynb #2724fcd6
+# %% ../nbs/23_cli.ipynb #a9c1d577
 import argparse, sys
 from pathlib import Path
+from papermill.exceptions import PapermillExecutionError
+from .conventions import check_range
 from .micrographs import read_micrograph
 from .segmentation import newest_network, segment_file
 from .studies import list_studies, literal, run_benchmarks, run_study
@@ -19,9 +21,10 @@ def study(args):
     result = run_study(args.name, args.size, args.out, **given)
     print(f'figure    {result["figure"]}', f'notebook  {result["notebook"]}', sep='\n')
 
-# %% ../nbs/23_cli.ipynb #13d17fd5
+# %% ../nbs/23_cli.ipynb #0dad6dea
 def segment(args):
     "Segment micrographs with a trained network"
+    check_range(.001, 10, **{'--pixel-size (nm)': args.pixel_size})
     for f in args.files: read_micrograph(f, 10*args.pixel_size)  # every file is looked at before the first is worked on
     network = args.network or newest_network(args.runs)
     for f in args.files: print(segment_file(f, 10*args.pixel_size, network, args.out))
@@ -57,7 +60,7 @@ def parser()->argparse.ArgumentParser:
     s.set_defaults(run=bench)
     return p
 
-# %% ../nbs/23_cli.ipynb #15a9824a
+# %% ../nbs/23_cli.ipynb #e71e1ce2
 def main(argv=None)->int:
     "The program `hrtem-seg`"
     args = parser().parse_args(argv)
@@ -65,6 +68,9 @@ def main(argv=None)->int:
     except (ValueError, FileNotFoundError, FileExistsError) as e:
         print(f'hrtem-seg {args.command}: {e}', file=sys.stderr)
         return 2
+    except PapermillExecutionError as e:
+        print(f'hrtem-seg {args.command}: {e.ename}: {e.evalue}\nThe executed notebook has the traceback; what is finished is kept.', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f'\nhrtem-seg {args.command}: stopped; what is finished is kept, and the same command goes on from there', file=sys.stderr)
         return 130

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Point', 'point_key', 'make_point', 'Points']
 
-# %% ../nbs/21_points.ipynb #8bbd08a6
+# %% ../nbs/21_points.ipynb #9e7d3eaa
 import fcntl, inspect, os, sys, time, traceback
 from contextlib import contextmanager
 from functools import cached_property, partial, wraps
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
-from distributed import Client, as_completed
+from distributed import Client
 from tqdm import tqdm
 from . import __version__
 from .generation import local_client
@@ -135,32 +135,43 @@ def here(self:Points,
     except Exception: self.failed[point.key] = traceback.format_exc()
     return point
 
-# %% ../nbs/21_points.ipynb #e1b829da
+# %% ../nbs/21_points.ipynb #cba22420
+@patch
+def _note(self:Points, point):
+    "Keep the traceback of a point whose future failed"
+    if point.future.status == 'finished': return
+    error = point.future.exception() if point.future.status == 'error' else RuntimeError(f'the workers were lost ({point.future.status})')
+    self.failed[point.key] = ''.join(traceback.format_exception(error))
+
+# %% ../nbs/21_points.ipynb #803c71d6
 @patch
 def wait(self:Points,
     points,   # Points from `submit`
     what:str, # For the progress line
 )->list: # Those that are done
     "Wait for points, showing progress"
-    points = list(points); by_future = {p.future: p for p in points if p.future is not None}
-    bar = tqdm(total=len(points), initial=len(points)-len(by_future), desc=what, file=sys.stdout, mininterval=1)
-    for future in as_completed(by_future):
-        if future.status == 'error': self.failed[by_future[future].key] = ''.join(traceback.format_exception(future.exception()))
-        bar.set_postfix(failed=len(self.failed), refresh=False); bar.update()
+    points = list(points); running = [p for p in points if p.future is not None]
+    bar = tqdm(total=len(points), initial=len(points)-len(running), desc=what, file=sys.stdout, mininterval=1)
+    while running:
+        ended = [p for p in running if p.future.done()]
+        for p in ended: self._note(p)
+        bar.set_postfix(failed=len(self.failed), refresh=False); bar.update(len(ended))
+        running = [p for p in running if p not in ended]
+        if not ended: bar.refresh(); time.sleep(min(5, .1 + bar.format_dict['elapsed']/20))
     bar.close()
     return [p for p in points if p.done]
 
-# %% ../nbs/21_points.ipynb #c66ee114
+# %% ../nbs/21_points.ipynb #2de24bd4
 @patch
-def print_failed(self:Points):
-    "Say which points failed, why, and where the whole traceback is"
-    for key, trace in self.failed.items(): print(f'{key} failed: {trace.strip().splitlines()[-1]} (in {self.root/key}.part/error.txt)')
+def failures(self:Points)->str:
+    "Which points failed, why, and where the whole traceback is, a line each"
+    return '\n'.join(f'{k} failed: {t.strip().splitlines()[-1]} (in {self.root/k}.part/error.txt)' for k, t in self.failed.items())
 
-# %% ../nbs/21_points.ipynb #6931ab27
+# %% ../nbs/21_points.ipynb #99216502
 @patch
 def raise_failed(self:Points):
     "Stop where nothing can follow from what failed"
-    if self.failed: raise RuntimeError('\n'.join(self.failed.values()))
+    if self.failed: raise RuntimeError(self.failures())
 
 # %% ../nbs/21_points.ipynb #a1ad23fa
 @patch

@@ -18,9 +18,8 @@ def test_modules_and_readme_are_what_the_notebooks_export(project, tmp_path):
     for f in tracked(project):
         (tmp_path/f).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(project/f, tmp_path/f)
-    env = {**os.environ, 'PYTHONPATH': str(tmp_path)}; env.pop('IN_TEST', None)
-    for command in (['nbdev-clean'], ['nbdev-export'], ['jupyter', 'nbconvert', '--to', 'markdown', '--output-dir', '.', '--output', 'README', 'nbs/index.ipynb']):
-        subprocess.run([BIN/command[0], *command[1:]], cwd=tmp_path, env=env, check=True, capture_output=True)
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'PYTHONPATH': str(tmp_path)}
+    subprocess.run(['make', '-o', f'{sys.prefix}/ready', f'VENV={sys.prefix}', 'sync'], cwd=tmp_path, env=env, check=True, capture_output=True)
     differ = [str(f) for f in tracked(project) if f.parts[0] in ('nbs', 'hrtem_seg', 'README.md') and (project/f).read_bytes() != (tmp_path/f).read_bytes()]
     made = {str(f.relative_to(tmp_path)) for f in (tmp_path/'hrtem_seg').glob('*.py')} - {str(f) for f in tracked(project)}
     assert not differ and not made, f'run make sync: {differ + sorted(made)}'
