@@ -6,7 +6,7 @@
 __all__ = ['one_thread', 'split_of', 'describe_scene', 'draw_all', 'make_structure', 'local_client', 'check_settings', 'generate',
            'regenerate', 'repair', 'Redraw']
 
-# %% ../nbs/14_generation.ipynb #72ebbbda
+# %% ../nbs/14_generation.ipynb #7f6c5921
 import contextlib, inspect, json, logging, os
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from .optics import grid_of, image, zero_defocus
 from .records import checksum, content_hash, plain, rng_for, versions
 from .scenes import build_scene, draw_scene
 from .shapes import DISTRIBUTIONS, draw
-from .stacks import create_stack, damaged, finished, open_stack, open_wave, pack_wave, refuse_other, stack_record, structure_record, unpack_wave, write_structure
+from .stacks import PRECISION, create_stack, damaged, finished, open_stack, open_wave, pack_wave, refuse_other, stack_record, structure_record, unpack_wave, write_structure
 
 # %% ../nbs/14_generation.ipynb #05feeb79
 @contextlib.contextmanager
@@ -87,10 +87,11 @@ def _record_image(clean, dose, rng, camera, field):
     b = camera.get('binning', 1)
     return detect(clean, dose, rng, **camera).isel({d: slice(f.start//b, f.stop//b) for d, f in field.items()})
 
-# %% ../nbs/14_generation.ipynb #ced5c494
+# %% ../nbs/14_generation.ipynb #65701ba1
 def _images(settings, number, full, mask, zero, device):
     "One structure's images: at each dose, as many as asked, each with its own focus, field and noise"
     shape, px = grid_of(full); ny, nx = [settings['crop']]*2 if settings['crop'] else shape
+    if ny > shape[0] or nx > shape[1]: raise ValueError(f"crop={settings['crop']}: the cell has {shape[0]} × {shape[1]} pixels of {px:g} Å")
     todo = [(dose, j) for dose in settings['doses'] for j in range(settings['images_per_structure'])]
     for k, (dose, j) in enumerate(todo):
         rng = rng_for(settings['seed'], 'image', number, k)
@@ -163,7 +164,7 @@ def _run(path, todo, device, source, client, progress):
 # %% ../nbs/14_generation.ipynb #c5e15454
 def _names(f, but=()): return [k for k, p in inspect.signature(f).parameters.items() if p.kind is p.KEYWORD_ONLY and k not in but]
 
-# %% ../nbs/14_generation.ipynb #0379d1b7
+# %% ../nbs/14_generation.ipynb #48806ca1
 def check_settings(
     settings:dict, # A stack's settings
 ):
@@ -173,6 +174,7 @@ def check_settings(
         if not isinstance(s[k], int) or s[k] < 1: raise ValueError(f'{k}={s[k]!r}: expected a whole number above zero')
     if not s['doses']: raise ValueError('doses=[]: expected at least one dose in e/Å²')
     for d in s['doses']: check_range(1e-3, 1e7, dose=d)
+    check_in(PRECISION, keep=s['keep'])
     for k in s['wave']: check_in(_names(exit_wave, ('seed', 'device')), wave=k)
     for k in s['optics']: check_in(_names(image, ('defocus', 'energy', 'batch', 'device')), optics=k)
     for k in s['camera'] or {}: check_in(_names(detect), camera=k)

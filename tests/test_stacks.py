@@ -1,0 +1,128 @@
+"""Stacks under fire: killed jobs and workers, damaged files, other settings, leaks"""
+import json, os, signal, subprocess, sys, threading, time
+import numpy as np, pytest, xarray as xr
+from hrtem_seg.generation import generate, local_client, make_structure, regenerate, repair
+from hrtem_seg.stacks import damaged, finished, leaks, merge, open_stack, save_netcdf, select, stack_record
+
+ASKED = dict(n_structures=8, seed=5, scene=dict(cell=[25.6, 25.6], radius=['uniform', 5., 8.], thickness=10.), wave=dict(pixel=.2, phonons=2),
+             optics=dict(focal_spread=10.), doses=[50., 400.], defocus=['normal', -100., 15.], crop=96)
+FILES = ('finished/*.json', 'image/c/*/*/*', 'mask/c/*/*/*', 'waves/*/c/*/*/*/*/*')
+JOB = f'''
+from hrtem_seg.generation import generate
+if __name__ == '__main__':
+    import sys
+    generate(sys.argv[1], workers=2, progress=False, **{ASKED!r})
+'''
+
+def bits(path):
+    "Every file that a job writes, without what may differ: nothing"
+    return {str(f.relative_to(path)): f.read_bytes() for g in FILES for f in path.glob(g)}
+
+def wait_for(what, seconds=90):
+    end = time.time() + seconds
+    while not what():
+        assert time.time() < end, 'waited too long'
+        time.sleep(.02)
+
+def alive(pid):
+    try: return open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] != 'Z'
+    except FileNotFoundError: return False
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "The stack made in one go, in this process"
+    path = tmp_path_factory.mktemp('whole')/'stack'
+    generate(path, workers=0, progress=False, **ASKED)
+    return path
+
+def test_killed_job_resumes_to_the_same_bits(whole, tmp_path):
+    (tmp_path/'job.py').write_text(JOB); path = tmp_path/'stack'
+    job = subprocess.Popen([sys.executable, tmp_path/'job.py', path], start_new_session=True)
+    wait_for(lambda: path.exists() and len(finished(path)) >= 3)
+    os.kill(job.pid, signal.SIGKILL); job.wait()
+    wait_for(lambda: not any(alive(p) for p in os.listdir('/proc') if p.isdigit() and in_session(p, job.pid)) if os.path.isdir('/proc') else True)
+    done = finished(path)
+    assert 3 <= len(done) < ASKED['n_structures']
+    part = open_stack(path)                       # what is there is whole
+    assert part.sizes['sample'] == 2*len(done) and not damaged(path)
+    before = {n: (path/f'finished/{n:06d}.json').stat().st_mtime_ns for n in done}
+    again = generate(path, workers=0, progress=False, **ASKED)
+    assert all((path/f'finished/{n:06d}.json').stat().st_mtime_ns == t for n, t in before.items())   # nothing was made twice
+    assert bits(path) == bits(whole)
+    assert again['sample'].values.tolist() == list(range(16))
+
+def in_session(pid, leader):
+    try: return int(open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[3]) == leader
+    except (FileNotFoundError, ProcessLookupError): return False
+
+def test_killed_worker_costs_nothing(whole, tmp_path):
+    client = local_client(2); cluster = client.cluster
+    try:
+        job = threading.Thread(target=generate, args=(tmp_path/'stack',), kwargs=dict(client=client, progress=False, **ASKED))
+        job.start()
+        wait_for(lambda: (tmp_path/'stack').exists() and len(finished(tmp_path/'stack')) >= 2)
+        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+        job.join(120)
+        assert not job.is_alive() and bits(tmp_path/'stack') == bits(whole)
+    finally: client.close(); cluster.close()
+
+def test_structure_does_not_depend_on_its_neighbours(whole):
+    settings = stack_record(whole)['settings']
+    made, ds = make_structure(settings, 6), open_stack(whole)
+    assert (made['samples'][1]['image'] == ds.image.values[13]).all()
+
+def test_existing_store_is_never_overwritten(whole, tmp_path):
+    before = bits(whole)
+    for change in (dict(seed=6), dict(doses=[50.]), dict(crop=64), dict(n_structures=9), dict(optics={})):
+        with pytest.raises(ValueError, match=f'{next(iter(change))} is .* not'): generate(whole, workers=0, progress=False, **{**ASKED, **change})
+    assert bits(whole) == before
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'notes.txt').write_text('keep me')
+    with pytest.raises((OSError, ValueError)): generate(tmp_path/'mine', workers=0, progress=False, **ASKED)
+    assert (tmp_path/'mine'/'notes.txt').read_text() == 'keep me'
+
+@pytest.mark.parametrize('change, message', [
+    (dict(doses=[0.]), 'dose=0.0'), (dict(doses=[]), 'at least one dose'), (dict(optics={'blurr': 1}), "optics='blurr'"), (dict(camera={'mtff': 1}), "camera='mtff'"),
+    (dict(camera='film'), "camera='film'"), (dict(wave={'slices': 2}), "wave='slices'"), (dict(mask={'threshold': 4.}), 'threshold=4.0'), (dict(scene={'radus': 3}), 'radus'),
+    (dict(splits={'train': .7}), 'sum to 1'), (dict(defocus=['gauss', 0, 1]), 'gauss'), (dict(seed=-1), 'seed=-1'), (dict(n_structures=0), 'n_structures=0'),
+    (dict(crop=1000), 'crop'), (dict(keep='quarter'), 'quarter')])
+def test_bad_settings_are_refused_before_anything_is_made(tmp_path, change, message):
+    with pytest.raises((ValueError, TypeError), match=message): generate(tmp_path/'stack', workers=0, progress=False, **{**ASKED, **change})
+    assert not (tmp_path/'stack').exists()
+
+def test_failure_keeps_the_rest_and_names_the_structure(tmp_path, monkeypatch):
+    import hrtem_seg.generation as g
+    real = g.make_structure
+    def sometimes(settings, number, *a): return real(settings, number, *a) if number != 2 else 1/0
+    monkeypatch.setattr(g, 'make_structure', sometimes)
+    with pytest.raises(RuntimeError, match='1 of 7 structures failed .* structure 2: ZeroDivisionError'): generate(tmp_path/'stack', workers=0, progress=False, **ASKED)
+    assert finished(tmp_path/'stack') == [0, 1, 3, 4, 5, 6, 7]
+
+def test_damage_is_found_named_and_mended(whole, tmp_path):
+    import shutil
+    path = shutil.copytree(whole, tmp_path/'stack')
+    chunk = path/'image'/'c'/'9'/'0'/'0'; raw = bytearray(chunk.read_bytes()); raw[-20] ^= 255; chunk.write_bytes(raw)
+    (path/'mask'/'c'/'0'/'0'/'0').unlink()
+    wave = path/'waves'/'full'/'c'/'7'/'0'/'0'/'0'/'0'; wave.write_bytes(wave.read_bytes()[:1000])
+    record = path/'finished'/'000003.json'; record.write_text(record.read_text()[:-500])
+    assert {(d['number'], os.path.basename(os.path.dirname(d['file']))) for d in damaged(path)} == {(4, '0'), (0, '0'), (7, '0'), (3, 'finished')}
+    repair(path)
+    assert damaged(path) == [] and bits(path) == bits(whole)
+
+def test_provenance_survives_selecting_merging_and_export(whole, tmp_path):
+    ds = open_stack(whole)
+    other = generate(tmp_path/'other', workers=0, progress=False, **{**ASKED, 'seed': 9, 'n_structures': 2})
+    both = select(merge(ds, other), dose=400.)
+    save_netcdf(both, tmp_path/'both.nc')
+    with xr.open_dataset(tmp_path/'both.nc') as back:
+        for i in (1, 9):
+            one = regenerate(back, i)
+            assert (one.image.values == back.image.values[i]).all() and (one.mask.values == back.mask.values[i]).all()
+    assert leaks(both) == [] and leaks(ds, other) == [] and len(leaks(ds, both)) == 8
+
+def test_camera_and_drawn_lens_regenerate(tmp_path):
+    k = {**ASKED, 'n_structures': 2, 'camera': {'mtf': [1., .5], 'binning': 2, 'read_noise': ['uniform', 1., 2.]}, 'optics': {'aberrations': {'A1': [['uniform', 0, 40], 0.]}}}
+    ds = generate(tmp_path/'stack', workers=0, progress=False, **k)
+    assert ds.image.dtype == np.float32 and ds.image.shape[1:] == (48, 48) and float(ds.x[1]) == pytest.approx(.4)
+    drawn = [json.loads(c)['read_noise'] for c in ds.camera.values]
+    assert len(set(drawn)) == 4 and all(1 <= d <= 2 for d in drawn)
+    assert (regenerate(ds, 3).image.values == ds.image.values[3]).all()
