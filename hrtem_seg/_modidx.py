@@ -140,6 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'hrtem_seg.multislice._phase': ('multislice.html#_phase', 'hrtem_seg/multislice.py'),
                                       'hrtem_seg.multislice._plane': ('multislice.html#_plane', 'hrtem_seg/multislice.py'),
                                       'hrtem_seg.multislice._potentials': ('multislice.html#_potentials', 'hrtem_seg/multislice.py'),
+                                      'hrtem_seg.multislice._prismatic': ('multislice.html#_prismatic', 'hrtem_seg/multislice.py'),
                                       'hrtem_seg.multislice._rms': ('multislice.html#_rms', 'hrtem_seg/multislice.py'),
                                       'hrtem_seg.multislice._run': ('multislice.html#_run', 'hrtem_seg/multislice.py'),
                                       'hrtem_seg.multislice._settings': ('multislice.html#_settings', 'hrtem_seg/multislice.py'),

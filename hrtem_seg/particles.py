@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FAULTS', 'BUILDERS', 'stacking', 'build_particle', 'draw_particle', 'stacking_sequence', 'common_neighbours']
 
-# %% ../nbs/04_particles.ipynb #f242f1ab
+# %% ../nbs/04_particles.ipynb #7fd6a295
 import math
+from functools import cache
 from itertools import combinations
 import numpy as np
 from ase import Atoms
@@ -60,23 +61,37 @@ def _sequence(layers, ks, faults):
     at = np.concatenate([[0], np.cumsum(step[:-1])])
     return (at - at[np.searchsorted(ks, 0)]) % 3, odd   # layer 0 is an A layer
 
-# %% ../nbs/04_particles.ipynb #86911814
+# %% ../nbs/04_particles.ipynb #5b4b0059
+@njit(cache=True)
+def _fill(at, heights, edges, a, fx, fy, R, out, layer):
+    "Sites of triangular layers within a sphere; returns how many"
+    b, n = a*math.sqrt(3.)/2, 0   # b: between rows; odd rows are moved by a/2
+    for k in range(len(heights)):
+        for j in range(edges[0], edges[1]):
+            y = b*(j + at[k]/3 + fy)
+            room = R*R - heights[k]*heights[k] - y*y
+            if room < 0: continue
+            for i in range(edges[2], edges[3]):
+                x = a*(i + j % 2/2 + at[k]/2 + fx + fy/2)
+                if x*x <= room:
+                    out[n, 0], out[n, 1], out[n, 2], layer[n] = x, y, heights[k], k
+                    n += 1
+    return n
+
+# %% ../nbs/04_particles.ipynb #147c40fa
 def _layered(layers, record):
     "All sites of a faulted stack within the shape's bound: positions in the crystal's frame, numbers, layer, in a fault"
-    R, (fx, fy, fz) = bound(record['shape']), record['origin']
+    R, (fx, fy, fz) = bound(record['shape']) + 1e-6, record['origin']
     a, d, top = layers['a'], layers['d'], layers['motif'][-1][1]
     k = np.arange(min(0, math.floor((-R - top)/d - fz)), max(0, math.ceil(R/d - fz)) + 1)
     at, odd = _sequence(layers, k, record['faults'])
-    b = a*math.sqrt(3)/2   # between rows; odd rows are moved by a/2
-    j = np.arange(math.floor(-R/b) - 2, math.ceil(R/b) + 1)
-    i = np.arange(math.floor(-R/a) - 4, math.ceil(R/a) + 1)
-    x = a*(i + j[:, None]%2/2 + at[:, None, None]/2 + fx + fy/2)
-    y = np.broadcast_to(b*(j[:, None] + at[:, None, None]/3 + fy), x.shape)
-    found = []
+    b = a*math.sqrt(3)/2
+    edges = np.array([math.floor(-R/b) - 2, math.ceil(R/b) + 1, math.floor(-R/a) - 4, math.ceil(R/a) + 1])
+    room = int(len(k)*(2*R/b + 4)*(2*R/a + 6))
+    out, layer, found = np.empty((room, 3)), np.empty(room, np.int64), []
     for number, height in layers['motif']:
-        z = np.broadcast_to(((k + fz)*d + height)[:, None, None], x.shape)
-        near = np.nonzero(x*x + y*y + z*z <= R*R)
-        found.append((np.stack([x[near], y[near], z[near]], 1), np.full(len(near[0]), number), near[0]))
+        n = _fill(at, (k + fz)*d + height, edges, a, fx, fy, R, out, layer)
+        found.append((out[:n].copy(), np.full(n, number), layer[:n].copy()))
     pos, numbers, n = (np.concatenate(v) for v in zip(*found))
     return turn(pos, _frame(layers, record['variant'])), numbers, k[n], odd[n]
 
@@ -92,12 +107,24 @@ def _periodic(cell, record):
     near = pos[:, 0]**2 + pos[:, 1]**2 + pos[:, 2]**2 <= R*R
     return pos[near], numbers[near], np.zeros(near.sum(), int), np.zeros(near.sum(), bool)
 
-# %% ../nbs/04_particles.ipynb #27bdd9ad
+# %% ../nbs/04_particles.ipynb #2f9e765b
+@cache
+def _named(name): return crystal(name), stacking(crystal(name))
+
+def _known(material):
+    "A material's cell and layers; those of `LATTICES` are made once"
+    if isinstance(material, str): return _named(material)
+    cell = crystal(material)
+    return cell, stacking(cell)
+
+# %% ../nbs/04_particles.ipynb #5c002b8f
 def _sites(record, scale=1.):
     "Candidate atoms of a record's crystal, its edges scaled"
-    cell = crystal(record['material'])
-    cell.set_cell(cell.cell.array*scale, scale_atoms=True)
-    layers = stacking(cell)
+    cell, layers = _known(record['material'])
+    if scale != 1:
+        cell = cell.copy()
+        cell.set_cell(cell.cell.array*scale, scale_atoms=True)
+        layers = stacking(cell)
     return _layered(layers, record) if layers else _periodic(cell, record)
 
 # %% ../nbs/04_particles.ipynb #498fab58
@@ -217,11 +244,11 @@ def _allowed(record, min_share):
     m = max(1, math.ceil(len(layer)*min_share))
     return int(layer[m - 1]) + 1, int(layer[-m]) - 1
 
-# %% ../nbs/04_particles.ipynb #9ce220fe
+# %% ../nbs/04_particles.ipynb #685d3027
 def _draw_faults(rng, record, n_defects, kinds, min_layers, min_share):
     "Planar faults for a record, and how many were asked for"
     check_range(0., .45, min_share=min_share); check_range(1, 1000, min_layers=min_layers)
-    layers = stacking(crystal(record['material']))
+    layers = _known(record['material'])[1]
     if n_defects is None: n_defects = ('integers', 0, 3) if layers else 0
     n = draw(rng, n_defects)
     check_range(0, 100, n_defects=n)
@@ -238,11 +265,10 @@ def _draw_faults(rng, record, n_defects, kinds, min_layers, min_share):
         if all(min(f['share']) >= min_share for f in _single(dict(record, faults=faults))[-1]): return faults, int(n)
         lo, hi = lo + 1, hi - 1
 
-# %% ../nbs/04_particles.ipynb #5ca2e255
+# %% ../nbs/04_particles.ipynb #e860fa4b
 def _draw_cluster(kind, material, radius):
     "The closed-shell particle whose number of atoms is nearest to a sphere's of `radius`"
-    cell = crystal(material)
-    layers = stacking(cell)
+    cell, layers = _known(material)
     if not layers or layers['kind'] != 'fcc': raise ValueError(f'shape={kind!r}: expected an fcc metal, not {material!r}')
     want = 4/3*math.pi*radius**3/cell.get_volume()*len(cell)
     count = lambda n: (10*n**3 - 15*n**2 + 11*n - 3)/3 if kind == 'icosahedron' else len(Decahedron('Au', n, n, 1))
@@ -308,12 +334,12 @@ def draw_particle(
     record['faults'], record['n_asked'] = _draw_faults(rng, record, n_defects, defect_kinds, min_layers, min_share)
     return record
 
-# %% ../nbs/04_particles.ipynb #d48fd01d
+# %% ../nbs/04_particles.ipynb #79b29175
 def stacking_sequence(
     record:dict, # From `draw_particle`
 )->str: # For instance 'ABCABACBA', from the particle's first layer to its last; h layers of fcc and c layers of hcp in lower case
     "The order of the layers"
-    layers = stacking(crystal(record['material']))
+    layers = _known(record['material'])[1]
     pos, _, layer, _ = _layered(layers, record)
     layer = layer[signed_distance(record['shape'], pos) <= 0]
     k = np.arange(min(0, layer.min()), max(0, layer.max()) + 1)
