@@ -155,17 +155,28 @@ def _clear(sub, part, gap, lx, ly):
                         p = after[p]
     return keep
 
-# %% ../nbs/06_scenes.ipynb #2494a151
-def _outside(sub, record, centre, cell):
-    "True for substrate atoms outside a particle's shape"
-    d = sub - centre
-    for i in (0, 1): d[:, i] -= cell[i]*np.round(d[:, i]/cell[i])
-    R = bound(record['shape'])
-    near = np.flatnonzero(d[:, 0]**2 + d[:, 1]**2 + d[:, 2]**2 <= R*R)
-    out = np.ones(len(sub), bool)
+# %% ../nbs/06_scenes.ipynb #ef507bb2
+@njit(cache=True)
+def _near(sub, centre, R, lx, ly):
+    "Vectors from a centre to the atoms within R of it, and which atoms they are; x and y are periodic"
+    which, d, n = np.empty(len(sub), np.int64), np.empty((len(sub), 3)), 0
+    for s in range(len(sub)):
+        z = sub[s, 2] - centre[2]
+        if abs(z) > R: continue
+        x, y = sub[s, 0] - centre[0], sub[s, 1] - centre[1]
+        x, y = x - lx*np.rint(x/lx), y - ly*np.rint(y/ly)
+        if x*x + y*y + z*z <= R*R:
+            which[n], d[n, 0], d[n, 1], d[n, 2] = s, x, y, z
+            n += 1
+    return d[:n].copy(), which[:n].copy()
+
+# %% ../nbs/06_scenes.ipynb #902eab24
+def _in_the_way(sub, particle, record, centre, gap, cell):
+    "Which substrate atoms a particle displaces"
+    d, which = _near(sub, centre, bound(record['shape']) + gap, *map(float, cell))
     back = np.array(turn_matrix(record['orientation'])).T   # from the laboratory to the crystal
-    out[near] = signed_distance(record['shape'], turn(d[near], back)) > 0
-    return out
+    outside = signed_distance(record['shape'], turn(d, back)) > 0
+    return which[~(outside & _clear(sub[which], particle.positions, gap, *map(float, cell)))]
 
 # %% ../nbs/06_scenes.ipynb #1d103b1c
 def _settle(p, record, gap, sign):
@@ -187,7 +198,7 @@ def _adsorbed(d, made, sign):
     lx, ly = d['cell']
     return pos[(sign*pos[:, 2] < -d['gap']/2) & ~_clear(pos, on, reach, lx, ly) & _clear(pos, on, d['gap'], lx, ly)]
 
-# %% ../nbs/06_scenes.ipynb #da7844bb
+# %% ../nbs/06_scenes.ipynb #4d4eec84
 def build_scene(
     record:dict, # From `draw_scene`
 )->Atoms: # Cell (lx, ly, lz), periodic in x and y; arrays `particle_id`, `grain_id` (−1: none), `role`; `info['record']` with 'result'
@@ -201,7 +212,7 @@ def build_scene(
     made, kept = [build_particle(p) for p in d['particles']], np.ones(len(sub), bool)
     for p, a in zip(d['particles'], made):
         centre = _settle(a, p, d['gap'], sign)
-        kept &= _outside(sub, p, centre, (lx, ly)) & _clear(sub, a.positions, d['gap'], lx, ly)
+        kept[_in_the_way(sub, a, p, centre, d['gap'], (lx, ly))] = False
     result = dict(density=density_of(numbers, lx*ly*t), n_cleared=int((~kept).sum()))
     return _assemble(record, made, numbers[kept], sub[kept], _adsorbed(d, made, sign), result)
 
