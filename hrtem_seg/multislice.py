@@ -121,12 +121,11 @@ def _potentials(project, atoms, planes, items):
         def v(s): return project(a['y'][s], a['x'][s], a['number'][s], a['item'][s], items) if s.stop > s.start else None
         yield plane, v(slice(lo, mid)), v(slice(mid, hi))
 
-# %% ../nbs/08_multislice.ipynb #1b6ce2bb
+# %% ../nbs/08_multislice.ipynb #3af8daa9
 def _phase(v, sigma):
     v = v*sigma
     return torch.complex(torch.cos(v), torch.sin(v))
 
-# %% ../nbs/08_multislice.ipynb #846adcec
 def _pass(wave, slices, sigma):
     "Send a wave through slices: the wave of everything, and that of the particles alone"
     full, alone = wave, None
@@ -160,7 +159,7 @@ def _finite_potentials(project, atoms, thickness, items):
             total[rest] = v if total[rest] is None else total[rest] + v
         if near: yield (k + .5)*thickness, *(None if v is None else torch.fft.irfft2(v, s=project.shape) for v in total)
 
-# %% ../nbs/08_multislice.ipynb #dc1cbed0
+# %% ../nbs/08_multislice.ipynb #7dc5365d
 def _rms(rms, numbers):
     "{atomic number: root-mean-square displacement per axis, Å}"
     symbols = {int(z): chemical_symbols[z] for z in np.unique(numbers)}
@@ -170,7 +169,6 @@ def _rms(rms, numbers):
     for z, u in out.items(): check_range(0, 2, **{f'rms of {symbols[z]}': u})
     return out
 
-# %% ../nbs/08_multislice.ipynb #781a23e6
 def configurations(
     scene,             # Atoms
     phonons:int,       # Arrangements; 0: the atoms at rest
@@ -184,15 +182,14 @@ def configurations(
     if not pairs: return [scene.positions + u(k) for k in range(phonons)]
     return [scene.positions + s*d for d in map(u, range((phonons + 1)//2)) for s in (1, -1)][:phonons]
 
-# %% ../nbs/08_multislice.ipynb #cc5a2576
+# %% ../nbs/08_multislice.ipynb #c7359de7
 ENGINES = ('multislice', 'prismatic')
 
-# %% ../nbs/08_multislice.ipynb #943034b4
 def particle_atoms(scene)->np.ndarray: # bool
     "True for the atoms that belong to particles"
     return scene.arrays['particle_id'] >= 0 if 'particle_id' in scene.arrays else np.ones(len(scene), bool)
 
-# %% ../nbs/08_multislice.ipynb #186654dc
+# %% ../nbs/08_multislice.ipynb #8d87d746
 def _check_scene(scene, table):
     "The cell's edges; refuse a scene that cannot be simulated"
     cell = np.array(scene.cell)
@@ -209,14 +206,12 @@ def _check_scene(scene, table):
     check_elements(scene.numbers, table)
     return np.diag(cell)
 
-# %% ../nbs/08_multislice.ipynb #7143506e
 def check_elements(numbers, table):
     "Refuse elements without a scattering factor"
     for z in np.unique(numbers):
         if int(z) not in parameters(table):
             raise ValueError(f'element {chemical_symbols[z]!r} (number {z}) has no scattering factor in {table!r}: expected H (1) to Lr (103)')
 
-# %% ../nbs/08_multislice.ipynb #37019cb2
 def _plane(plane, scene, lz):
     "Height (Å) of the reference plane"
     if isinstance(plane, str): check_in(('particle', 'exit'), plane=plane)
@@ -226,7 +221,7 @@ def _plane(plane, scene, lz):
     p = particle_atoms(scene)
     return float(scene.positions[p, 2].mean()) if p.any() else float(lz/2)
 
-# %% ../nbs/08_multislice.ipynb #58d76382
+# %% ../nbs/08_multislice.ipynb #66d82a43
 def memory_needed(
     shape:tuple,         # (ny, nx) pixels
     waves:int=1,         # Waves that are kept: scenes × phonons
@@ -237,7 +232,6 @@ def memory_needed(
     at_once = 12*batch + 6       # two waves, their transforms, transmission functions, the finer grid; propagators and filters
     return int(np.prod(shape)*(8 if precision == 'single' else 16)*(at_once + 2*waves))
 
-# %% ../nbs/08_multislice.ipynb #708a8442
 def _check_memory(shape, waves, batch, precision, device):
     need = memory_needed(shape, waves, batch, precision)
     cuda = torch.device(device).type == 'cuda'
@@ -247,7 +241,7 @@ def _check_memory(shape, waves, batch, precision, device):
     advice = f'{most} at a time would fit' if most else f'a grid of {int(np.sqrt(np.prod(shape)*have/need))} pixels squared would fit'
     raise MemoryError(f'{waves} waves of {shape[0]} × {shape[1]} pixels, {batch} at once, need about {need/2**30:.1f} GiB and {have/2**30:.1f} GiB are free: {advice}')
 
-# %% ../nbs/08_multislice.ipynb #d1680af5
+# %% ../nbs/08_multislice.ipynb #4d1d82df
 def _settings(pixel, slice_thickness, substrate_thickness, energy, phonons, rms, band, q_max, precision, projection, table, engine):
     "Refuse settings that make no sense"
     check_in(ENGINES, engine=engine); check_in(('single', 'double'), precision=precision); check_in(('infinite', 'finite'), projection=projection)
@@ -261,14 +255,21 @@ def _settings(pixel, slice_thickness, substrate_thickness, energy, phonons, rms,
     if band/(2*pixel) < q_max*(1 - 1e-9):
         raise ValueError(f'pixel={pixel!r} keeps frequencies up to {band/(2*pixel):.2f}/Å at band={band:.2f}: expected at most {band/(2*q_max):.3f} Å for q_max={q_max:g}/Å')
 
-# %% ../nbs/08_multislice.ipynb #26fce9c7
 def _tilts(beam_tilt, specimen_tilt, cell, energy):
     "Whole periods (y, x) of a tilted incident wave over the cell; shear (y, x) of a tilted specimen"
     for v in (*beam_tilt, *specimen_tilt): check_range(-10, 10, tilt=v)
     periods = tuple(round(math.sin(math.radians(t))/wavelength(energy)*l) for t, l in zip(beam_tilt, cell[1::-1]))
     return periods, [math.tan(math.radians(t)) for t in specimen_tilt]
 
-# %% ../nbs/08_multislice.ipynb #f4991c22
+def _prismatic(table, beam_tilt, specimen_tilt, rms, phonons):
+    "The chapter on Prismatic, which is only needed by those who ask for it; refuses what that engine does not do"
+    from hrtem_seg import prismatic
+    prismatic.need_prismatic(prismatic.prismatic_status())
+    if table != 'kirkland' or any(beam_tilt) or any(specimen_tilt) or rms is not None and not phonons:
+        raise ValueError(f"engine='prismatic' with table={table!r}, beam_tilt={beam_tilt}, specimen_tilt={specimen_tilt}, rms={rms!r}: expected table 'kirkland', no tilt, and displacements with phonons only")
+    return prismatic
+
+# %% ../nbs/08_multislice.ipynb #5366802c
 def exit_waves(
     scenes,                    # Several Atoms, all in boxes of the same lateral size
     *,
@@ -296,6 +297,7 @@ def exit_waves(
 )->xr.Dataset: # full and particle (structure, phonon, y, x), complex
     "The waves that leave each scene, and its particles alone, for a plane incident wave of |ψ|² = 1"
     scenes = list(scenes)
+    if engine == 'prismatic': prismatic = _prismatic(table, beam_tilt, specimen_tilt, rms, phonons)
     check_in(('circle', 'square'), aperture=aperture)
     _settings(pixel, slice_thickness, substrate_thickness, energy, phonons, rms, band, q_max, precision, projection, table, engine)
     if not scenes: raise ValueError('no scenes')
@@ -314,13 +316,11 @@ def exit_waves(
                     rms=thermal, pairs=pairs, engine=engine, table=table, projection=projection, plane=plane, specimen_tilt=specimen_tilt,
                     beam_tilt=[math.degrees(math.asin(p*wavelength(energy)/l)) for p, l in zip(periods, cells[0][1::-1])], band=band, aperture=aperture, precision=precision)
     jobs = [(i, r) for i, (s, k) in enumerate(zip(scenes, seeds)) for r in configurations(s, phonons, thermal, k, pairs)]
-    if engine == 'prismatic':
-        from hrtem_seg.prismatic import run_prismatic
-        psi = [run_prismatic(scenes[i], r, ends[i], settings) for i, r in jobs]
+    if engine == 'prismatic': psi = [prismatic.run_prismatic(scenes[i], r, ends[i], settings) for i, r in jobs]
     else: psi = _run(scenes, jobs, ends, shape, settings, shear, periods, device, batch, workers)
     return _dataset(psi, scenes, seeds, px, energy, ends, settings)
 
-# %% ../nbs/08_multislice.ipynb #6164a0e4
+# %% ../nbs/08_multislice.ipynb #1828392f
 def _run(scenes, jobs, ends, shape, s, shear, periods, device, batch, workers):
     "Both waves of every job, in order"
     real, dtype = (torch.float32, torch.complex64) if s['precision'] == 'single' else (torch.float64, torch.complex128)
@@ -339,7 +339,6 @@ def _run(scenes, jobs, ends, shape, s, shear, periods, device, batch, workers):
     if workers == 1: return [p for c in chunks for p in one(c)]
     with ThreadPoolExecutor(workers) as pool: return [p for r in pool.map(one, chunks) for p in r]
 
-# %% ../nbs/08_multislice.ipynb #f8d4c7d5
 def _atoms(scenes, jobs, ends, shear):
     "The atoms of a batch in one list; `rest` is the height at rest, which decides on the slice"
     r = [pos + np.outer(pos[:, 2] - ends[i], [shear[1], shear[0], 0]) for i, pos in jobs]
@@ -349,7 +348,6 @@ def _atoms(scenes, jobs, ends, shear):
                 particle=np.concatenate([particle_atoms(scenes[i]) for i, _ in jobs]),
                 item=np.repeat(np.arange(len(jobs)), [len(p) for _, p in jobs]))
 
-# %% ../nbs/08_multislice.ipynb #deb1f8a0
 def _dataset(psi, scenes, seeds, pixel, energy, ends, settings):
     n, p, (ny, nx) = len(scenes), max(1, settings['phonons']), psi[0][0].shape
     full, alone = (np.stack(w).reshape(n, p, ny, nx) for w in zip(*psi))
@@ -427,14 +425,14 @@ def image_error(
     rms = float(np.sqrt(np.mean((i - j)**2)))
     return dict(shot=rms/np.sqrt(j.mean()/(dose*pixel**2)), contrast=rms/j.std())
 
-# %% ../nbs/08_multislice.ipynb #f71510ec
+# %% ../nbs/08_multislice.ipynb #dbd35e47
 def choose_accuracy(
     scene,                 # Atoms
     error:float=.05,       # Largest relative error of the scattered wave below 1/Å
     phonon_error:float=.05,# Largest error of the mean image through too few phonons, as a share of its contrast
     rms=.1,                # Displacement per axis, Å, as in `exit_wave`
     dose:float=400.,       # e/Å², for the image's error in units of shot noise
-    finest:tuple=(.05, .5),# Pixel and slice (Å) of the reference
+    finest:tuple=(.05, 1.),# Pixel and slice (Å) of the reference
     **kwargs,              # Further settings of `exit_wave`
 )->tuple: # (settings for `exit_wave`, DataFrame of what was measured)
     "Pixel, slice and number of phonons (in pairs) that meet an error, measured on this scene"
