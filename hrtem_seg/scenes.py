@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ROLES', 'draw_scene', 'build_scene', 'random_scene', 'regenerate', 'displace', 'export_scene']
 
-# %% ../nbs/06_scenes.ipynb #358856ec
-import math
+# %% ../nbs/06_scenes.ipynb #4b459f1e
+import inspect, math
+from functools import cache
 from pathlib import Path
 import numpy as np
 from ase import Atoms
@@ -15,7 +16,7 @@ from numba import njit
 from .conventions import check_in, check_range
 from .crystals import turn, turn_matrix
 from .particles import build_particle, draw_particle
-from .records import checksum, plain
+from .records import checksum, plain, versions
 from .shapes import bound, draw, signed_distance
 from .substrates import AMORPHOUS, SUBSTRATES, atoms_per_volume, density_of, random_addition, substrate
 
@@ -89,7 +90,11 @@ def _draw_substrate(rng, kind, thickness):
     if sub['kind'] == 'graphene': thickness = 3.35*(sub.get('layers', 1) - 1)
     return dict(sub, thickness=float(thickness), seed=int(rng.integers(2**53)))
 
-# %% ../nbs/06_scenes.ipynb #028c0d6d
+# %% ../nbs/06_scenes.ipynb #f8c6b8e3
+def _names(f): return [p for p in inspect.signature(f).parameters if p not in ('rng', 'particle')]
+_SETTINGS = _names(draw_particle)
+
+# %% ../nbs/06_scenes.ipynb #f5268d17
 def draw_scene(
     rng:np.random.Generator,
     *,
@@ -108,6 +113,7 @@ def draw_scene(
     "Draw one scene"
     asked = dict(n_particles=n_particles, substrate=substrate, thickness=thickness, cell=cell, depth=depth, face=face,
                  separation=separation, vacuum=vacuum, gap=gap, adsorbate=adsorbate, **particle)
+    for k in particle: check_in([*_SETTINGS, *_names(draw_scene)], setting=k)
     if not isinstance(cell, (list, tuple)) or len(cell) != 2: raise ValueError(f'cell={cell!r}: expected (lx, ly) in Å')
     check_range(5, 1e4, **{'cell[0]': cell[0], 'cell[1]': cell[1]})
     check_range(0, 1e3, separation=separation, vacuum=vacuum); check_range(.5, 20, gap=gap)
@@ -216,7 +222,11 @@ def build_scene(
     result = dict(density=density_of(numbers, lx*ly*t), n_cleared=int((~kept).sum()))
     return _assemble(record, made, numbers[kept], sub[kept], _adsorbed(d, made, sign), result)
 
-# %% ../nbs/06_scenes.ipynb #868b928c
+# %% ../nbs/06_scenes.ipynb #faae0063
+@cache
+def _made_with(): return versions('hrtem_seg', 'numpy', 'scipy', 'numba', 'ase')
+
+# %% ../nbs/06_scenes.ipynb #b8662d0d
 def _assemble(record, made, numbers, sub, ads, result):
     "One `Atoms` of particles, substrate and adsorbate, with labels and the completed record"
     d, n = record['drawn'], [len(a) for a in made]
@@ -236,7 +246,7 @@ def _assemble(record, made, numbers, sub, ads, result):
     label['role'] = np.concatenate([*(a.arrays['role'] for a in made), np.repeat([1, 2], [len(sub), len(ads)])]).astype(np.int8)
     result = dict(result, n_atoms=len(s), n_particle_atoms=n, n_substrate_atoms=len(sub), n_adsorbed_atoms=len(ads),
                   surface=float(d['vacuum'] - ends.min()), cell=s.cell.lengths().tolist(), faults=[a.info['faults'] for a in made],
-                  checksum=checksum(np.column_stack([s.positions, s.numbers])))
+                  versions=_made_with(), checksum=checksum(np.column_stack([s.positions, s.numbers])))
     s.info['record'] = plain(dict(record, result=result))
     return s
 

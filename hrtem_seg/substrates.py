@@ -7,10 +7,10 @@ __all__ = ['TERSOFF_CARBON', 'SUBSTRATES', 'AMORPHOUS', 'atoms_per_volume', 'ran
            'carbon', 'quenched_carbon', 'silicon_nitride', 'vacuum', 'strain_of', 'graphene', 'crystalline',
            'substrate', 'radial_distribution']
 
-# %% ../nbs/05_substrates.ipynb #b0fa8c19
+# %% ../nbs/05_substrates.ipynb #f29a52d8
 import math
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 import numpy as np
 from ase import Atoms, units
 from ase.build import graphene as _ase_graphene, surface
@@ -18,7 +18,7 @@ from ase.data import atomic_masses, atomic_numbers
 from numba import njit
 from scipy.spatial import cKDTree
 from .conventions import check_in, check_range
-from .crystals import as_record, crystal, shells, turn_matrix
+from .crystals import crystal, shells, turn_matrix
 
 # %% ../nbs/05_substrates.ipynb #23394213
 def atoms_per_volume(
@@ -219,12 +219,11 @@ def melt_quench(
         _dynamics(pos, vel, size, par, kelvin*T, step*fs, atomic_masses[6])
     return pos - size*np.floor(pos/size)
 
-# %% ../nbs/05_substrates.ipynb #62f84275
+# %% ../nbs/05_substrates.ipynb #91a046fb
 @cache
 def _block():
     "The shipped block: positions (n, 3) Å and its edge"
-    f = Path(globals().get('__file__', '../hrtem_seg/substrates.py')).with_name('carbon.npz')
-    with np.load(f) as z: return z['position']*(float(z['edge'])/65536), float(z['edge'])
+    with (files('hrtem_seg')/'carbon.npz').open('rb') as f, np.load(f) as z: return z['position']*(float(z['edge'])/65536), float(z['edge'])
 
 # %% ../nbs/05_substrates.ipynb #20ac7d12
 @njit(cache=True)
