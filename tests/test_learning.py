@@ -211,6 +211,37 @@ def test_metrics_are_finite_and_perfect_where_they_should_be(name):
     assert perfect.shape == (3,) and np.allclose(perfect, 0 if name in ('pixel_error', 'offset_loss', 'cross_entropy', 'boundary_distance') else 1, atol=1e-6)
     for p in (0*t, 0*t + 1): assert np.isfinite(METRICS[name](p, t)).all() and np.isfinite(METRICS[name](p, 0*t)).all()
 
+@pytest.fixture(scope='module')
+def blobs():
+    from scipy.ndimage import gaussian_filter
+    rng = np.random.default_rng(3)
+    truth = gaussian_filter(rng.normal(size=(4, 64, 64)), (0, 3, 3)) > .07
+    pred = 1/(1 + np.exp(-40*(gaussian_filter(truth + rng.normal(0, .5, truth.shape), (0, 1.5, 1.5)) - .5)))
+    return pred, truth
+
+def test_two_class_f1_is_that_of_the_keras_package(blobs):
+    pred, truth = blobs
+    gt, pr = (np.stack([1 - a, a], -1) for a in (truth.astype(float), pred))   # classes last, as there
+    tp = (gt*pr).sum((0, 1, 2)); fp, fn = pr.sum((0, 1, 2)) - tp, gt.sum((0, 1, 2)) - tp
+    np.testing.assert_allclose(METRICS['two_class_f1'](pred, truth), np.mean((2*tp + 1e-5)/(2*tp + fn + fp + 1e-5)), rtol=1e-12)
+
+def test_particles_are_found_as_by_hand(blobs):
+    from skimage.measure import label
+    for p, t in zip(*blobs):
+        a, b = ([set(map(tuple, np.argwhere(l == i))) for i in range(1, l.max() + 1)] for l in (label(p > .5, connectivity=1), label(t, connectivity=1)))
+        found = sum(len(x & y)/len(x | y) >= .5 for x in a for y in b)
+        assert abs(METRICS['particle_precision'](p, t)[0] - found/len(a)) < 1e-12 and abs(METRICS['particle_recall'](p, t)[0] - found/len(b)) < 1e-12
+
+def test_boundary_loss_weighs_by_the_signed_distance():
+    from hrtem_seg.metrics import BoundaryLoss, signed_distance
+    t = torch.zeros(1, 12, 16, dtype=torch.long); t[0, 3:8, 4:9] = 1
+    inside, outside = np.argwhere(t[0].numpy() == 1), np.argwhere(t[0].numpy() == 0)
+    d = np.array([[-np.linalg.norm(outside - (j, i), axis=1).min() if t[0, j, i] else np.linalg.norm(inside - (j, i), axis=1).min() for i in range(16)] for j in range(12)])
+    np.testing.assert_allclose(signed_distance(t)[0], d, atol=1e-5)
+    logits = torch.randn(1, 2, 12, 16, generator=torch.Generator().manual_seed(0))
+    expect = F.cross_entropy(logits, t) + .3*(logits.softmax(1)[0, 1]*torch.from_numpy(d)).mean()/16
+    assert abs(float(BoundaryLoss(.3)(logits, t) - expect)) < 1e-5
+
 def test_a_worker_process_can_train(stacks, tmp_path):
     from distributed import Client, LocalCluster
     train, valid, _ = stacks
@@ -219,3 +250,43 @@ def test_a_worker_process_can_train(stacks, tmp_path):
         client.run(torch.set_num_threads, 1)
         there = client.submit(fit, SMALL, train, valid, epochs=1).result(timeout=60)
     assert same(here.network, there.network)
+
+def test_fastais_own_unet_is_trained_by_the_same_call(stacks):
+    models = pytest.importorskip('torchvision.models', reason='fastai.vision needs a torchvision that fits this torch', exc_type=Exception)
+    from fastai.vision.learner import create_unet_model
+    net = create_unet_model(models.resnet18, 2, (32, 32), pretrained=False, n_in=1)
+    done = fit(net, *stacks[:2], epochs=1)
+    assert predict(done.network, stacks[1].image.values).shape == stacks[1].image.shape
+
+# Several runs
+
+def test_replicates_are_the_single_runs(stacks, tmp_path):
+    runs = training.replicates(SMALL, *stacks[:2], [4, 7], epochs=1, out=tmp_path)
+    alone = fit(SMALL, *stacks[:2], epochs=1, seed=7)
+    assert same(runs[1].network, alone.network) and not same(*[r.network for r in runs])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['seed-4', 'seed-7']
+
+def test_cross_validation_never_divides_a_structure(stacks, monkeypatch):
+    seen = []
+    def record(network, train, valid, **kw): seen.append((train, valid)); return training.Trained(build(SMALL), {}, None)
+    monkeypatch.setattr(training, 'fit', record)
+    table, runs = training.cross_validate(SMALL, toy(40, 0), 4, others={'far': stacks[2]})
+    assert len(runs) == 4 and sorted(table.dataset.unique()) == ['far', 'held out']
+    held = []
+    for train, valid in seen:
+        a, b = set(train.structure.values), set(valid.structure.values)
+        assert not a & b
+        held += sorted(set(range(20)) - a - b)
+    assert sorted(held) == list(range(20))   # each structure is held out once
+
+def test_a_lost_parent_is_said(stacks, tmp_path):
+    import shutil
+    parent = fit(SMALL, *stacks[:2], epochs=1, out=tmp_path/'a')
+    transfer(tmp_path/'a', *stacks[:2], epochs=1, out=tmp_path/'b')
+    assert [r['run'] for r in training.lineage(tmp_path/'b')][0] == parent.record['run']
+    shutil.rmtree(tmp_path/'a')
+    assert training.lineage(tmp_path/'b')[0]['missing']
+
+def test_progress_is_shown_when_asked(stacks, capsys):
+    fit(SMALL, *stacks[:2], epochs=1); assert capsys.readouterr().out == ''
+    fit(SMALL, *stacks[:2], epochs=1, progress=True); assert 'valid_loss' in capsys.readouterr().out
