@@ -24,7 +24,7 @@ def _norm(kind, n, momentum):
     if kind == 'group': return nn.GroupNorm(min(n, 4), n)
     return nn.Identity()
 
-# %% ../nbs/16_networks.ipynb #550ff6ed
+# %% ../nbs/16_networks.ipynb #1af68f30
 class ResidualBlock(nn.Module):
     "conv3 – norm – ReLU – conv3 – norm, plus conv1×1 of the input, then ReLU"
     def __init__(self, n_in, n_out, norm='batch', momentum=.1):
@@ -33,8 +33,8 @@ class ResidualBlock(nn.Module):
         self.bn1, self.bn2 = _norm(norm, n_out, momentum), _norm(norm, n_out, momentum)
         self.conv_add = nn.Conv2d(n_in, n_out, 1)
     def forward(self, x):
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.conv_add(x))
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(y)).add_(self.conv_add(x)), inplace=True)   # in place: the gradient needs no copy
 
 # %% ../nbs/16_networks.ipynb #063d0e98
 class UNet(nn.Module):
@@ -85,7 +85,7 @@ def n_parameters(
 # %% ../nbs/16_networks.ipynb #cbb73d75
 def _conv(n_in, n_out, size=3, stride=1): return nn.Conv2d(n_in, n_out, size, stride, size//2, bias=False)
 
-# %% ../nbs/16_networks.ipynb #7519b50e
+# %% ../nbs/16_networks.ipynb #33977737
 class BasicBlock(nn.Module):
     "ResNet's block of two 3×3 convolutions around a shortcut"
     def __init__(self, n_in, n_out, stride, norm, momentum):
@@ -95,12 +95,12 @@ class BasicBlock(nn.Module):
         same = n_in == n_out and stride == 1
         self.shortcut = nn.Identity() if same else nn.Sequential(_conv(n_in, n_out, 1, stride), _norm(norm, n_out, momentum))
     def forward(self, x):
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(y)).add_(self.shortcut(x)), inplace=True)
 
-# %% ../nbs/16_networks.ipynb #5a2da768
+# %% ../nbs/16_networks.ipynb #572465e6
 def _double_conv(n_in, n_out, norm, momentum):
-    def one(a): return [_conv(a, n_out), _norm(norm, n_out, momentum), nn.ReLU()]
+    def one(a): return [_conv(a, n_out), _norm(norm, n_out, momentum), nn.ReLU(inplace=True)]
     return nn.Sequential(*one(n_in), *one(n_out))
 
 # %% ../nbs/16_networks.ipynb #30434e86
