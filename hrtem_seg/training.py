@@ -133,11 +133,11 @@ class Reimaged(Samples):
     def read(self, idx, rng):
         return np.stack([self.one(i, rng) for i in idx]).astype(np.float32), self.stack.mask.isel(sample=np.asarray(idx)).values > 0
 
-# %% ../nbs/19_training.ipynb #2074f007
+# %% ../nbs/19_training.ipynb #380100b7
 class Batches(DataLoader):
     "fastai's loader, with order and augmentation drawn from (seed, epoch, batch)"
-    def __init__(self, samples, bs, shuffle=False, seed=0, device=None):
-        super().__init__(samples, bs=bs, shuffle=shuffle, device=device)
+    def __init__(self, dataset=None, bs=8, shuffle=False, seed=0, device=None, **kwargs):   # the rest is for fastai's `new`
+        super().__init__(dataset, bs=bs, shuffle=shuffle, device=device, **kwargs)
         self.seed, self.epoch = seed, 0
     def shuffle_fn(self, idxs): return [int(i) for i in rng_for(self.seed, 'order', self.epoch).permutation(idxs)]
     def create_batches(self, samps):

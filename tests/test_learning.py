@@ -258,6 +258,13 @@ def test_fastais_own_unet_is_trained_by_the_same_call(stacks):
     done = fit(net, *stacks[:2], epochs=1)
     assert predict(done.network, stacks[1].image.values).shape == stacks[1].image.shape
 
+def test_the_learner_keeps_fastais_own_tools(stacks):
+    learn = training.make_learner(build(SMALL), *stacks[:2])
+    with learn.no_bar(), learn.no_logging():
+        assert learn.lr_find(num_it=12, show_plot=False).valley > 0
+        p, t = learn.get_preds()
+    assert p.shape == (8, 2, 32, 32) and torch.equal(t, Samples(stacks[1]).batch(range(8), None)[1])
+
 # Several runs
 
 def test_replicates_are_the_single_runs(stacks, tmp_path):
