@@ -320,7 +320,7 @@ def exit_waves(
     else: psi = _run(scenes, jobs, ends, shape, settings, shear, periods, device, batch, workers)
     return _dataset(psi, scenes, seeds, px, energy, ends, settings)
 
-# %% ../nbs/08_multislice.ipynb #1828392f
+# %% ../nbs/08_multislice.ipynb #82609a0c
 def _run(scenes, jobs, ends, shape, s, shear, periods, device, batch, workers):
     "Both waves of every job, in order"
     real, dtype = (torch.float32, torch.complex64) if s['precision'] == 'single' else (torch.float64, torch.complex128)
@@ -354,7 +354,8 @@ def _dataset(psi, scenes, seeds, pixel, energy, ends, settings):
     def source(s): return s.info.get('record') or dict(positions=checksum(s.positions), numbers=checksum(s.numbers))
     records = [json.dumps(plain(dict(wave=dict(settings, seed=k), scene=source(s), plane_z=z, versions=versions()))) for s, k, z in zip(scenes, seeds, ends)]
     dims = ('structure', 'phonon', 'y', 'x')
-    return xr.Dataset(dict(full=(dims, full), particle=(dims, alone), plane_z=('structure', ends, {'units': 'Å'}), record=('structure', records)),
+    about = dict(energy=float(energy))   # on the arrays too, which are passed on without their Dataset
+    return xr.Dataset(dict(full=(dims, full, about), particle=(dims, alone, about), plane_z=('structure', ends, {'units': 'Å'}), record=('structure', records)),
                       coords=dict(phonon=np.arange(p), **coords((ny, nx), pixel)),
                       attrs=dict(energy=float(energy), pixel=float(pixel)))
 
