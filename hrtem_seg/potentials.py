@@ -41,9 +41,9 @@ def scattering_factor(
     if table == 'lobato': return sum(a*(2 + b*q2)/(1 + b*q2)**2 for a, b in p.reshape(5, 2))
     return sum(a/(q2 + b) for a, b in p[:6].reshape(3, 2)) + sum(c*np.exp(-d*q2) for c, d in p[6:].reshape(3, 2))
 
-# %% ../nbs/07_potentials.ipynb #dfe188a6
+# %% ../nbs/07_potentials.ipynb #46eb30e1
 WIDTH, FINER = 7, 1.25                        # Pixels that an atom is spread over along each axis; the grid is so much finer
-_BETA = .97*math.pi*WIDTH*(1 - 1/(2*FINER))   # Sharpness of the bump: Barnett et al., eq. 3.9
+_BETA = .97*math.pi*WIDTH*(1 - 1/(2*FINER))   # Sharpness of the bump (Barnett et al.)
 
 # %% ../nbs/07_potentials.ipynb #460206e5
 @numba.njit(nogil=True, fastmath=True, cache=True)
