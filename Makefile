@@ -43,13 +43,13 @@ sync: $(STAMP)
 	$(BIN)/nbdev-export
 	$(BIN)/jupyter nbconvert --to markdown --log-level WARN --output-dir . --output README --NbConvertApp.output_files_dir=data/readme \
 		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=hide --TagRemovePreprocessor.remove_input_tags=hide_input nbs/index.ipynb
-	sed 's#](\([a-z0-9_/]*\.ipynb\))#](nbs/\1)#g' README.md > README.tmp && mv README.tmp README.md
+	sed -e 's#](\([a-z0-9_/]*\.ipynb\))#](nbs/\1)#g' -e 's#](\.\./#](#g' README.md > README.tmp && mv README.tmp README.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
 
 help:
-	@echo 'make        set up and run the dose study at quick size (about 10 minutes on 2 cores)'
+	@echo 'make        set up and run the dose study at quick size (seven minutes on 2 cores)'
 	@echo 'make test   set up and run the tests'
 	@echo 'make bench  set up and run the speed benchmarks'
 	@echo 'make lab    open JupyterLab on the notebooks'
