@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 # two processes of one thread each are faster here than one of two
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
-	$(BIN)/pytest -q --durations=5
+	$(BIN)/pytest -q -rs --durations=5
 
 # side by side with abTEM, which is installed for this only
 bench: $(STAMP)

@@ -118,8 +118,9 @@ def test_segment_finds_simulated_particles(tiny_study, tmp_path):
     (['none.png', '--pixel-size', '.05'], 'none.png: no such file'),
     (['none.dm9', '--pixel-size', '.05'], 'cannot read .dm9; readable are .png'),
     (['none.png', '--pixel-size', '-.05'], 'pixel'),
-    (['none.png', '--pixel-size', '.05', '--network', 'nowhere'], 'nowhere'),
+    (['field.png', '--pixel-size', '.05', '--network', 'nowhere'], 'nowhere is not a kept network'),
 ])
 def test_segment_refuses_bad_input(args, says, tiny_study, tmp_path):
+    imsave(tmp_path/'field.png', np.arange(4096).astype('u1').reshape(64, 64))
     r = run_cli('segment', *args, '--runs', tiny_study['out'], cwd=tmp_path)
     assert r.returncode == 2 and says in r.stderr and 'Traceback' not in r.stderr, r.stderr
