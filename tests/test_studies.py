@@ -98,16 +98,16 @@ def test_bad_settings_are_refused_by_name_before_anything_runs(args, says, tmp_p
     assert r.returncode == 2 and says in r.stderr and 'Traceback' not in r.stderr, r.stderr
     assert not (tmp_path/'runs').exists()
 
-def test_a_failing_point_is_named_and_the_rest_goes_on(tiny_study, tmp_path):
+def test_a_stack_that_cannot_be_made_stops_the_study_and_says_why(tmp_path):
     r = run_cli('study', 'dose', '--size', 'tiny', '--out', tmp_path, '-p', 'n_structures', '0')
-    assert r.returncode != 0 and 'n_structures' in r.stderr + r.stdout
+    assert r.returncode == 1 and 'n_structures' in r.stderr and 'traceback' in r.stderr, r.stderr
 
 def test_segment_finds_simulated_particles(tiny_study, tmp_path):
     ds = samples({'stack': next(tiny_study['out'].glob('points/make_stack-*')), 'where': {'split': 'test', 'dose': 600.}})
     a, truth = ds.image.values[0].astype(float), ds.mask.values[0] > 0
     imsave(tmp_path/'field.png', (255*(a - a.min())/np.ptp(a)).astype('u1'))
     r = run_cli('segment', tmp_path/'field.png', '--pixel-size', .05, '--runs', tiny_study['out'], '--out', tmp_path/'found')
-    assert r.returncode == 0 and 'mean diameter' in r.stdout or 'none whole' in r.stdout, r.stderr
+    assert r.returncode == 0 and ('mean diameter' in r.stdout or 'none whole' in r.stdout), r.stderr
     mask = imread(tmp_path/'found/field_mask.png') > 0
     assert mask.shape == truth.shape and 2*(mask & truth).sum()/(mask.sum() + truth.sum()) > .5
     assert imread(tmp_path/'found/field_overlay.png').shape == (*truth.shape, 3)
