@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'KIND', 'ResidualBlock', 'UNet', 'n_parameters', 'BasicBlock', 'ResNetUNet', 'build',
-           'default_device', 'choose_precision', 'autocast', 'standardise', 'pad_to_multiple', 'predict',
-           'save_network', 'read_network_record', 'load_network', 'list_networks']
+           'receptive_field', 'default_device', 'choose_precision', 'autocast', 'standardise', 'pad_to_multiple',
+           'predict', 'save_network', 'read_network_record', 'load_network', 'list_networks']
 
 # %% ../nbs/16_networks.ipynb #30bc75b3
 import hashlib, os
@@ -159,6 +159,27 @@ def build(
         torch.manual_seed(seed)
         try: return ARCHITECTURES[name](**spec)
         except TypeError as e: raise ValueError(f'{spec!r} does not describe a {name}: {e}') from None
+
+# %% ../nbs/16_networks.ipynb #fb5f88a8
+def _reach(spec):
+    "First and last output pixel, along x, that each input pixel of one coarsest pixel reaches: position of the first input, (P, 2) array"
+    ones = {k: [1]*len(v) if isinstance(v, (list, tuple)) else v for k, v in build(spec).spec.items()}
+    net = build({**ones, **({'bottleneck': 1} if 'bottleneck' in ones else {}), 'n_in': 1, 'n_out': 1, 'norm': 'none'}).double()
+    for n, p in net.named_parameters(): nn.init.constant_(p, .5 if n.endswith('weight') else 0.)
+    P = net.multiple; x = torch.zeros(P, 1, P, 33*P, dtype=torch.double)
+    x[range(P), 0, :, range(16*P, 17*P)] = 1
+    with torch.inference_mode(): seen = net(x)[:, 0, 0] > 0
+    return 16*P, np.array([(s.nonzero().min(), s.nonzero().max()) for s in seen])
+
+# %% ../nbs/16_networks.ipynb #03f346e7
+def receptive_field(
+    spec:dict,  # As for `build`
+)->int: # Pixels along one side
+    "The side of the largest square of input pixels that one output pixel depends on"
+    first, reach = _reach(spec); P = len(reach)
+    i, out = first + np.arange(P), np.arange(P)[:, None]   # what holds for pixel i holds for i + P, shifted by P
+    lowest, highest = i - P*((reach[:, 1] - out)//P), i + P*((out - reach[:, 0])//P)
+    return int((highest.max(1) - lowest.min(1)).max() + 1)
 
 # %% ../nbs/16_networks.ipynb #9d13421c
 def default_device()->torch.device:

@@ -7,7 +7,7 @@ from torch import nn
 from hrtem_seg import training
 from hrtem_seg.benchmarks import Benchmarks, evaluate, scores
 from hrtem_seg.metrics import METRICS, dice
-from hrtem_seg.networks import ResNetUNet, UNet, build, load_network, predict, save_network, standardise
+from hrtem_seg.networks import ResNetUNet, UNet, build, load_network, predict, receptive_field, save_network, standardise
 from hrtem_seg.training import Samples, fit, transfer
 
 PUBLISHED = Path(__file__).parents[2]/'shared'/'real'/'published_unets'
@@ -61,6 +61,19 @@ def test_published_weights_give_the_published_output():
         with torch.no_grad(): ours, theirs = net(x), by_hand(w, x)
         assert float((ours - theirs).abs().max()) < 1e-4*float(theirs.abs().max())
         np.testing.assert_allclose(predict(net, x[:, 0].numpy(), precision='float32'), theirs.softmax(1)[:, 1].numpy(), atol=1e-4)
+
+@pytest.mark.parametrize('spec', [{'name': 'UNet', 'filters': [4, 4], 'bottleneck': 4}, {'name': 'UNet', 'filters': [2, 3, 4], 'bottleneck': 5}])
+def test_the_receptive_field_is_what_changes_an_output(spec):
+    net = build(spec).double().eval()
+    with torch.no_grad():
+        for p in net.parameters(): p.abs_()   # nothing is cut off by a ReLU
+    x = torch.rand(1, 1, 16, 160, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = net(x); sees = []
+        for i in range(160):
+            y = x.clone(); y[..., i] += 100.
+            sees.append((net(y) != before)[0, :, :, 80:80 + net.multiple].any((0, 1)).tolist())
+    assert np.sum(sees, 0).max() == receptive_field(spec)
 
 # Same record, same bits
 
