@@ -6,14 +6,14 @@
 __all__ = ['split_of', 'describe_scene', 'draw_all', 'make_structure', 'local_client', 'check_settings', 'generate', 'regenerate',
            'repair', 'Redraw']
 
-# %% ../nbs/14_generation.ipynb #3c6b0a18
+# %% ../nbs/14_generation.ipynb #b8606b63
 import inspect, json, logging, os
 from functools import lru_cache
 from pathlib import Path
 import numpy as np, xarray as xr
 from tqdm import tqdm
 from .camera import CAMERAS, detect, expose
-from .conventions import check_in, check_range
+from .conventions import check_in, check_range, coords
 from .labels import phase_mask
 from .multislice import exit_wave, resample
 from .optics import grid_of, image, one_thread, zero_defocus
@@ -160,7 +160,14 @@ def _run(path, todo, device, source, client, progress):
 # %% ../nbs/14_generation.ipynb #c5e15454
 def _names(f, but=()): return [k for k, p in inspect.signature(f).parameters.items() if p.kind is p.KEYWORD_ONLY and k not in but]
 
-# %% ../nbs/14_generation.ipynb #48806ca1
+# %% ../nbs/14_generation.ipynb #78d96a72
+def _rehearse(rng, optics, camera):
+    "Image a small piece of vacuum, so that a value that lens or camera cannot take is refused at once"
+    vacuum = xr.DataArray(np.ones((16, 16), 'c8'), dims=('y', 'x'), coords=coords((16, 16), .5), attrs={'energy': 3e5})
+    clean = image(vacuum, **draw_all(rng, optics))
+    if camera is not None: detect(clean, 100., rng, **draw_all(rng, camera))
+
+# %% ../nbs/14_generation.ipynb #fbd81995
 def check_settings(
     settings:dict, # A stack's settings
 ):
@@ -178,6 +185,7 @@ def check_settings(
     if not 0 < s['mask'].get('threshold', 1.) < np.pi: raise ValueError(f"mask threshold={s['mask']['threshold']!r}: expected a phase between 0 and π")
     if abs(sum(s['splits'].values()) - 1) > 1e-6 or min(s['splits'].values()) < 0: raise ValueError(f"splits={s['splits']!r}: expected fractions that sum to 1")
     rng_for(s['seed']); draw(rng, s['defocus']); draw_scene(rng, **s['scene'])
+    _rehearse(rng, s['optics'], s['camera'])
 
 # %% ../nbs/14_generation.ipynb #cb124509
 def _borrowed(source, given):

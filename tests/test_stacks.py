@@ -81,7 +81,8 @@ def test_existing_store_is_never_overwritten(whole, tmp_path):
     assert (tmp_path/'mine'/'notes.txt').read_text() == 'keep me'
 
 @pytest.mark.parametrize('change, message', [
-    (dict(doses=[0.]), 'dose=0.0'), (dict(doses=[]), 'at least one dose'), (dict(optics={'blurr': 1}), "optics='blurr'"), (dict(camera={'mtff': 1}), "camera='mtff'"),
+    (dict(doses=[0.]), 'dose=0.0'), (dict(doses=[]), 'at least one dose'), (dict(optics={'blurr': 1}), "optics='blurr'"), (dict(optics={'aberrations': 'TEAM06'}), 'TEAM06'), (dict(optics={'vibration': ['uniform', 20., 30.]}), 'vibration'),
+    (dict(camera={'gain': -1.}), 'gain=-1.0'), (dict(camera={'mtff': 1}), "camera='mtff'"),
     (dict(camera='film'), "camera='film'"), (dict(wave={'slices': 2}), "wave='slices'"), (dict(mask={'threshold': 4.}), 'threshold=4.0'), (dict(scene={'radus': 3}), 'radus'),
     (dict(splits={'train': .7}), 'sum to 1'), (dict(defocus=['gauss', 0, 1]), 'gauss'), (dict(seed=-1), 'seed=-1'), (dict(n_structures=0), 'n_structures=0'),
     (dict(crop=1000), 'crop'), (dict(keep='quarter'), 'quarter')])
@@ -118,6 +119,21 @@ def test_provenance_survives_selecting_merging_and_export(whole, tmp_path):
             one = regenerate(back, i)
             assert (one.image.values == back.image.values[i]).all() and (one.mask.values == back.mask.values[i]).all()
     assert leaks(both) == [] and leaks(ds, other) == [] and len(leaks(ds, both)) == 8
+
+SESSION = dict(camera='imperfect scintillator', optics=dict(aberrations='TEAM05', focal_spread=10., vibration=.3, drift=[['uniform', -.5, .5], ['uniform', -.5, .5]]))
+
+def test_imperfect_session_from_plain_settings(whole, tmp_path):
+    "Lens and camera of a session, on waves that are there: other images of the same structures, everything recorded, the same bits again"
+    k = {n: v for n, v in ASKED.items() if n not in ('seed', 'scene', 'wave')} | SESSION
+    ds, ideal = generate(tmp_path/'stack', source=whole, workers=0, progress=False, **k), open_stack(whole)
+    assert (ds.structure.values == ideal.structure.values).all() and ds.image.dtype == np.float32
+    bright = ds.image.isel(sample=ds.dose == 400.)
+    assert float(bright.mean()) == pytest.approx(float(ideal.image.isel(sample=ideal.dose == 400.).mean()), rel=.1)
+    assert float((bright > 3*bright.median()).sum()) > 0     # hot pixels and x-rays
+    lens, camera = json.loads(ds.lens.values[3]), json.loads(ds.camera.values[3])
+    assert lens['aberrations'] == 'TEAM05' and -.5 <= lens['drift'][0] <= .5 and lens['drift'] != json.loads(ds.lens.values[2])['drift']
+    assert camera['illumination'] == .2 and camera['mtf'][1] == .549
+    assert (regenerate(ds, 15).image.values == ds.image.values[15]).all()
 
 def test_camera_and_drawn_lens_regenerate(tmp_path):
     k = {**ASKED, 'n_structures': 2, 'camera': {'mtf': [1., .5], 'binning': 2, 'read_noise': ['uniform', 1., 2.]}, 'optics': {'aberrations': {'A1': [['uniform', 0, 40], 0.]}}}
