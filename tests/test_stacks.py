@@ -66,6 +66,42 @@ def test_killed_worker_costs_nothing(whole, tmp_path):
         assert not job.is_alive() and bits(tmp_path/'stack') == bits(whole)
     finally: client.close(); cluster.close()
 
+@pytest.mark.parametrize('script, message', [
+    ("from hrtem_seg.generation import generate\ngenerate({path!r}, workers=2, progress=False, **{asked!r})", "job.py: new processes read the script"),
+    ("from hrtem_seg.generation import local_client\nif __name__ == '__main__': pass\nlocal_client(1)", 'the worker processes did not start')])
+def test_script_without_guard_is_told_in_one_line(tmp_path, script, message):
+    (tmp_path/'job.py').write_text(script.format(path=str(tmp_path/'stack'), asked=ASKED))
+    done = subprocess.run([sys.executable, tmp_path/'job.py'], capture_output=True, text=True, timeout=120)
+    said = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and said[-1].startswith('RuntimeError') and message in said[-1] and "if __name__ == '__main__':" in said[-1]
+    assert done.stderr.count('Traceback') == 1 and not (tmp_path/'stack').exists()
+
+def dask(*args):
+    return subprocess.Popen([sys.executable, '-m', 'dask', *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+def test_scheduler_of_others_and_a_killed_worker(whole, tmp_path):
+    "`dask scheduler` and two `dask worker`, each a process of its own, as on a cluster; one worker dies"
+    from distributed import Client
+    known = tmp_path/'scheduler.json'
+    started = [dask('scheduler', '--port', 0, '--no-dashboard', '--host', '127.0.0.1', '--scheduler-file', known)]
+    try:
+        wait_for(known.exists); address = json.loads(known.read_text())['address']
+        started += [dask('worker', address, '--nthreads', 1, '--no-nanny', '--no-dashboard') for _ in range(2)]
+        with Client(address) as c: c.wait_for_workers(2, timeout=90)
+        path = tmp_path/'stack'
+        job = threading.Thread(target=generate, args=(path,), kwargs=dict(scheduler=address, progress=False, **ASKED)); job.start()
+        wait_for(lambda: len(finished(path)) >= 2)
+        started[1].kill(); assert len(finished(path)) < ASKED['n_structures']
+        job.join(120)
+        assert not job.is_alive() and bits(path) == bits(whole)
+    finally:
+        for p in reversed(started): p.kill(); p.wait()
+
+def test_cluster_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="scheduler='tcp://127.0.0.1:9': no Dask scheduler answers"): generate(tmp_path/'stack', scheduler='tcp://127.0.0.1:9', progress=False, **ASKED)
+    with pytest.raises(ValueError, match='neither client nor workers'): generate(tmp_path/'stack', scheduler='tcp://127.0.0.1:9', workers=2, progress=False, **ASKED)
+    assert not (tmp_path/'stack').exists()
+
 def test_structure_does_not_depend_on_its_neighbours(whole):
     settings = stack_record(whole)['settings']
     made, ds = make_structure(settings, 6), open_stack(whole)
