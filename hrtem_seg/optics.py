@@ -14,11 +14,12 @@ from functools import partial
 import numpy as np, torch, xarray as xr
 from .conventions import check_in, check_range, coords, freqs, wavelength
 
-# %% ../nbs/10_optics.ipynb #5b781677
+# %% ../nbs/10_optics.ipynb #dcd33069
 TERMS = {  # name: order n, symmetry m, C_nm over the named coefficient
     'C1': (1, 0, 1), 'A1': (1, 2, 1), 'B2': (2, 1, 3), 'A2': (2, 3, 1),
     'C3': (3, 0, 1), 'S3': (3, 2, 4), 'A3': (3, 4, 1),
-    'B4': (4, 1, 4), 'D4': (4, 3, 4), 'A4': (4, 5, 1), 'C5': (5, 0, 1), 'A5': (5, 6, 1)}
+    'B4': (4, 1, 4), 'D4': (4, 3, 4), 'A4': (4, 5, 1),
+    'C5': (5, 0, 1), 'S5': (5, 2, 6), 'R5': (5, 4, 6), 'A5': (5, 6, 1)}
 # measured on the corrected TEAM 0.5 at 300 kV: magnitude in Å, or (magnitude, direction in degrees)
 TEAM05 = {'A1': (16.02, -68.5), 'A2': (179.8, -170.7), 'B2': (239., 29.2), 'C3': -1.913e4, 'A3': (1583., 89.2),
           'S3': (426.4, -34.5), 'A4': (3.117e4, -6.3), 'D4': (5287., -12.7), 'B4': (1.678e4, 104.5),
