@@ -41,38 +41,61 @@ def scattering_factor(
     if table == 'lobato': return sum(a*(2 + b*q2)/(1 + b*q2)**2 for a, b in p.reshape(5, 2))
     return sum(a/(q2 + b) for a, b in p[:6].reshape(3, 2)) + sum(c*np.exp(-d*q2) for c, d in p[6:].reshape(3, 2))
 
-# %% ../nbs/07_potentials.ipynb #46eb30e1
+# %% ../nbs/07_potentials.ipynb #9233e86a
 WIDTH, FINER = 7, 1.25                        # Pixels that an atom is spread over along each axis; the grid is so much finer
 _BETA = .97*math.pi*WIDTH*(1 - 1/(2*FINER))   # Sharpness of the bump (Barnett et al.)
 
-# %% ../nbs/07_potentials.ipynb #460206e5
+def _bump(
+    t, # Distance from the atom, in half widths
+):
+    "The bump: 1 at the atom, exp(−β) at its edge"
+    return np.exp(_BETA*(np.sqrt(1 - t**2) - 1))
+
+# %% ../nbs/07_potentials.ipynb #e0df8b70
+def _tap_polynomials(degree=9):
+    "(degree + 1, WIDTH): coefficients, highest first, of the bump on each pixel, by the distance from the bump's edge to the first pixel"
+    t = (1 - np.cos(np.pi*(np.arange(40) + .5)/40))/2
+    return np.polyfit(t, np.stack([_bump(np.clip((t + k)*2/WIDTH - 1, -1, 1)) for k in range(WIDTH)], 1), degree).astype('f4')
+
+_TAPS = _tap_polynomials()
+
+# %% ../nbs/07_potentials.ipynb #afc4329b
 @numba.njit(nogil=True, fastmath=True, cache=True)
-def _spread(grids, item, y, x, width, beta):
-    ny, nx = grids.shape[1:]
-    ky, kx = np.empty(width), np.empty(width)
+def _spread(grids, item, y, x, taps):
+    degree, width = taps.shape
+    ny, nx = grids.shape[1:3]
+    ky, kx = np.empty(width, taps.dtype), np.empty(width, taps.dtype)
     for a in range(y.size):
         j0, i0 = int(np.ceil(y[a] - width/2)), int(np.ceil(x[a] - width/2))
-        for k in range(width):
-            ky[k] = np.exp(beta*(np.sqrt(max(0., 1 - ((j0 + k - y[a])*2/width)**2)) - 1))
-            kx[k] = np.exp(beta*(np.sqrt(max(0., 1 - ((i0 + k - x[a])*2/width)**2)) - 1))
+        ty, tx = taps.dtype.type(j0 - y[a] + width/2), taps.dtype.type(i0 - x[a] + width/2)
+        ky[:], kx[:] = taps[0], taps[0]
+        for d in range(1, degree):
+            for k in range(width): ky[k] = ky[k]*ty + taps[d, k]; kx[k] = kx[k]*tx + taps[d, k]
+        grid, part = grids[item[a]//2], item[a] % 2
         for j in range(width):
-            row = grids[item[a], (j0 + j) % ny]
-            for i in range(width): row[(i0 + i) % nx] += ky[j]*kx[i]
+            row = grid[(j0 + j) % ny]
+            if 0 <= i0 <= nx - width:
+                for i in range(width): row[i0 + i, part] += ky[j]*kx[i]
+            else:
+                for i in range(width): row[(i0 + i) % nx, part] += ky[j]*kx[i]
 
-# %% ../nbs/07_potentials.ipynb #bbd8c7ba
-def _spread_torch(grids, item, y, x, width, beta):
-    (ny, nx), steps = grids.shape[1:], torch.arange(width, device=grids.device)
+# %% ../nbs/07_potentials.ipynb #e0bdb3a0
+def _spread_torch(grids, item, y, x, taps):
+    (ny, nx), steps, taps = grids.shape[1:3], torch.arange(WIDTH, device=grids.device), torch.as_tensor(taps, device=grids.device)
     index, bump = [], []
     for p, n in ((y, ny), (x, nx)):
         p = torch.as_tensor(p, device=grids.device)[:, None]
-        k = torch.ceil(p - width/2) + steps
-        index.append(k.long() % n)
-        bump.append(torch.exp(beta*(torch.sqrt(torch.clamp(1 - ((k - p)*2/width)**2, min=0)) - 1)).to(grids.dtype))
-    row = torch.as_tensor(item, device=grids.device)[:, None]*ny + index[0]
-    flat = (row[:, :, None]*nx + index[1][:, None]).reshape(-1)
+        first = torch.ceil(p - WIDTH/2)
+        index.append((first.long() + steps) % n)
+        t, k = (first - p + WIDTH/2).to(taps.dtype), 0
+        for c in taps: k = k*t + c
+        bump.append(k.to(grids.dtype))
+    item = torch.as_tensor(item, device=grids.device)[:, None]
+    row = item//2*ny + index[0]
+    flat = ((row[:, :, None]*nx + index[1][:, None])*2 + (item % 2)[:, :, None]).reshape(-1)
     grids.view(-1).index_add_(0, flat, (bump[0][:, :, None]*bump[1][:, None]).reshape(-1))
 
-# %% ../nbs/07_potentials.ipynb #ff78f4f9
+# %% ../nbs/07_potentials.ipynb #ac48f526
 def spread(
     y,                   # Positions along y, pixels
     x,                   # Positions along x, pixels
@@ -81,22 +104,22 @@ def spread(
     items:int=1,         # Number of grids
     device:str='cpu',    # torch device; on the CPU Numba does it, elsewhere torch
     dtype=torch.float32, # Of the grids
-)->torch.Tensor: # (items, ny, nx)
+)->torch.Tensor: # (⌈items/2⌉, ny, nx) complex: even items in the real part, odd ones in the imaginary part
     "Each atom as a smooth bump of WIDTH × WIDTH pixels"
     y, x = np.asarray(y, float), np.asarray(x, float)
     item = np.zeros(len(y), np.int64) if item is None else np.asarray(item, np.int64)
-    grids = torch.zeros((items, *shape), dtype=dtype, device=device)
-    if grids.device.type == 'cpu': _spread(grids.numpy(), item, y, x, WIDTH, _BETA)
-    else: _spread_torch(grids, item, y, x, WIDTH, _BETA)
-    return grids
+    grids = torch.zeros(((items + 1)//2, *shape, 2), dtype=dtype, device=device)
+    if grids.device.type == 'cpu': _spread(grids.numpy(), item, y, x, _TAPS)
+    else: _spread_torch(grids, item, y, x, _TAPS)
+    return torch.view_as_complex(grids)
 
-# %% ../nbs/07_potentials.ipynb #990d6ba6
+# %% ../nbs/07_potentials.ipynb #66b80366
 def _bump_transform(nu):
     "Fourier transform of the bump at frequencies `nu` (cycles per pixel)"
     t, w = np.polynomial.legendre.leggauss(60)
-    return (w*WIDTH/2*np.exp(_BETA*(np.sqrt(1 - t**2) - 1))) @ np.cos(2*np.pi*np.outer(t*WIDTH/2, nu))
+    return (w*WIDTH/2*_bump(t)) @ np.cos(2*np.pi*np.outer(t*WIDTH/2, nu))
 
-# %% ../nbs/07_potentials.ipynb #cf146435
+# %% ../nbs/07_potentials.ipynb #833d59f8
 class Projector:
     "Makes projected potentials (V Å) of sets of atoms on one periodic grid"
     def __init__(self,
@@ -112,25 +135,38 @@ class Projector:
         check_range(.1, 1, band=band)
         self.shape, self.pixel, self.device, self.dtype = tuple(shape), pixel, device, dtype
         self.fine = tuple(max(n, scipy.fft.next_fast_len(math.ceil(FINER*n*band))) for n in shape)
-        (qy, qx), scale = freqs(shape, pixel), [f/n for f, n in zip(self.fine, shape)]
-        qx = np.abs(qx[:, :shape[1]//2 + 1])
-        q, inside = np.hypot(qy, qx), np.maximum(abs(qy), qx) < band*(1 - 1e-9)/(2*pixel)
-        bump = np.outer(*(_bump_transform((k*pixel/s).ravel()) for k, s in zip((qy, qx), scale)))
-        self.q, self.base = q, np.where(inside, POTENTIAL/pixel**2/bump, 0)
-        def one(z): return self.filter(scattering_factor(q, z, table)*np.exp(-2*(np.pi*(smear or {}).get(z, 0)*q)**2))
+        self.fold = [torch.as_tensor(np.minimum(np.arange(n), n - np.arange(n)), device=device) for n in shape]
+        qy, qx = (np.arange(n//2 + 1)/(n*pixel) for n in shape)
+        bump = np.outer(*(_bump_transform(k*pixel*n/f) for k, n, f in zip((qy, qx), shape, self.fine)))
+        self.q = np.hypot(qy[:, None], qx)     # one quarter of the plane: the filters are even
+        self.base = np.where(np.maximum(qy[:, None], qx) < band*(1 - 1e-9)/(2*pixel), POTENTIAL/pixel**2/bump, 0)
+        def one(z): return self.filter(scattering_factor(self.q, z, table)*np.exp(-2*(np.pi*(smear or {}).get(z, 0)*self.q)**2))
         self.filters = {int(z): one(int(z)) for z in np.unique(numbers)}
 
     def filter(self, f):
         "From a scattering factor at the frequencies `self.q` to what an element's `spectrum` is multiplied by"
-        return torch.as_tensor(self.base*f, dtype=self.dtype, device=self.device)
+        quarter = torch.as_tensor(self.base*f, dtype=torch.complex64 if self.dtype == torch.float32 else torch.complex128, device=self.device)
+        return quarter[self.fold[0]][:, self.fold[1]]
 
     def spectrum(self, y, x, item=None, items=1):
-        "Structure factor of one element's atoms times the bump's transform, on the half plane, before any filter"
+        "Structure factor of one element's atoms times the bump's transform, before any filter; items in pairs, as in `spread`"
         sy, sx = (f/n/self.pixel for f, n in zip(self.fine, self.shape))
-        f = torch.fft.rfft2(spread(np.asarray(y)*sy, np.asarray(x)*sx, self.fine, item, items, self.device, self.dtype))
-        h = self.shape[0]//2
-        if self.fine != self.shape: f = torch.cat([f[:, :h], f[:, -(self.shape[0] - h):]], 1)[..., :self.shape[1]//2 + 1]
-        return f
+        return torch.fft.fft2(spread(np.asarray(y)*sy, np.asarray(x)*sx, self.fine, item, items, self.device, self.dtype))
+
+    def add(self, total, spectrum, filter):
+        "Add to `total` (None for nothing yet) a filtered spectrum, cut to the potential's grid"
+        first = total is None
+        if first: total = torch.empty((len(spectrum), *self.shape), dtype=spectrum.dtype, device=self.device)
+        rows, columns = ((slice(n//2), slice(n//2 - n, None)) for n in self.shape)
+        for s in ((r, c) for r in rows for c in columns):
+            if first: torch.mul(spectrum[:, *s], filter[s], out=total[:, *s])
+            else: total[:, *s].addcmul_(spectrum[:, *s], filter[s])
+        return total
+
+    def potentials(self, total, items):
+        "(items, ny, nx) potentials from their summed spectra"
+        v = torch.view_as_real(torch.fft.ifft2(total))
+        return v.movedim(-1, 1).flatten(0, 1)[:items]
 
     def __call__(self,
         y,         # Positions along y, Å
@@ -141,11 +177,11 @@ class Projector:
     )->torch.Tensor: # ([items], ny, nx), V Å
         "The projected potential of these atoms"
         y, x, numbers = map(np.asarray, (y, x, numbers))
-        total = 0
+        total = None
         for z in np.unique(numbers):
             m = numbers == z
-            total = total + self.spectrum(y[m], x[m], None if item is None else item[m], items or 1)*self.filters[int(z)]
-        v = torch.fft.irfft2(total, s=self.shape)
+            total = self.add(total, self.spectrum(y[m], x[m], None if item is None else item[m], items or 1), self.filters[int(z)])
+        v = self.potentials(total, items or 1)
         return v[0] if items is None else v
 
 # %% ../nbs/07_potentials.ipynb #2918b629
