@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODES', 'COSTS', 'Point', 'point_key', 'make_point', 'Points', 'stack_cost', 'network_cost', 'Planned', 'cores']
 
-# %% ../nbs/21_points.ipynb #53bfa6fc
-import fcntl, inspect, os, sys, time, traceback
+# %% ../nbs/21_points.ipynb #128b1104
+import fcntl, inspect, json, os, sys, time, traceback
 from contextlib import contextmanager
 from functools import cached_property, partial, wraps
 from pathlib import Path
@@ -56,7 +56,7 @@ def _lock(folder):
 # %% ../nbs/21_points.ipynb #85d2fe16
 def _bytes(folder): return sum(f.stat().st_blocks*512 for f in Path(folder).rglob('*') if f.is_file())   # on the disk: a stack is many small files
 
-# %% ../nbs/21_points.ipynb #f83eaf78
+# %% ../nbs/21_points.ipynb #36bbf1ca
 def make_point(
     make,     # make(folder, **settings)
     folder,   # Where the finished point will be
@@ -72,7 +72,7 @@ def make_point(
         part.mkdir(exist_ok=True)
         try: make(part, **settings)
         except Exception:
-            (part/'error.txt').write_text(traceback.format_exc())
+            (part/'error.txt').write_text(f'{traceback.format_exc()}\n{make.__name__} with {json.dumps(plain(settings), indent=1, ensure_ascii=False)}\n')
             raise
         (part/'error.txt').unlink(missing_ok=True)
         write_json(part/'point.json', dict(make=make.__name__, settings=settings, seconds=round(time.time()-start, 2), workers=workers,
@@ -117,13 +117,13 @@ def _point(points, make, settings):
     if points.mode == 'redraw' and not point.done: raise FileNotFoundError(f'{point.folder} is not finished: run the study first, for redrawing makes nothing')
     return point, settings, points.mode == 'make' and not point.done
 
-# %% ../nbs/21_points.ipynb #ee973354
-def _needs(settings):
+# %% ../nbs/21_points.ipynb #da432211
+def _points_in(settings):
     found = []
     _swap(settings, found.append)
-    return [p.future for p in found if p.future is not None]
+    return found
 
-# %% ../nbs/21_points.ipynb #38953eb7
+# %% ../nbs/21_points.ipynb #09589b1b
 @patch
 def submit(self:Points,
     make,       # make(folder, **settings), a function that workers can import
@@ -133,13 +133,13 @@ def submit(self:Points,
     point, plain_settings, todo = _point(self, make, settings)
     if not todo: return point
     if self.workers == 0: return self.here(make, **settings)
-    point.future = self.client.submit(make_point, make, point.folder, plain_settings, _needs(settings), key=point.key, pure=False)
+    point.future = self.client.submit(make_point, make, point.folder, plain_settings, [p.future for p in _points_in(settings) if p.future is not None], key=point.key, pure=False)
     return point
 
 # %% ../nbs/21_points.ipynb #1b77e543
 def _with(make, **extra): return wraps(make)(partial(make, **extra))
 
-# %% ../nbs/21_points.ipynb #55a0e497
+# %% ../nbs/21_points.ipynb #dab876b7
 @patch
 def here(self:Points,
     make,       # make(folder, **settings)
@@ -148,6 +148,9 @@ def here(self:Points,
     "Make a point in this process; a function that takes a `client` gets the workers to spread its work over"
     point, plain_settings, todo = _point(self, make, settings)
     if not todo: return point
+    if failed := [p.key for p in _points_in(settings) if p.key in self.failed]:
+        self.failed[point.key] = f'{failed[0]}, which it needs, failed: {self.failed[failed[0]].strip().splitlines()[-1]}'
+        return point
     n = 1
     if self.workers != 0 and 'client' in inspect.signature(make).parameters: make, n = _with(make, client=self.client), len(self.client.scheduler_info()['workers'])
     try: make_point(make, point.folder, plain_settings, workers=n)
@@ -266,21 +269,22 @@ def _note(self:Points, point):
     error = point.future.exception() if point.future.status == 'error' else RuntimeError(f'the workers were lost ({point.future.status})')
     self.failed[point.key] = ''.join(traceback.format_exception(error))
 
-# %% ../nbs/21_points.ipynb #5742df20
+# %% ../nbs/21_points.ipynb #e2ca1bf1
 class _Left:
-    "Seconds left for what was submitted"
+    "The time left for what was submitted, from the estimates and from how they came true"
     def __init__(self, points):
         self.points, self.start = points, time.time()
         plan = points.plan().set_index('key').seconds
-        self.seconds = plan.fillna(plan.mean()).fillna(1.)
+        self.known, self.seconds = plan.notna().any(), plan.fillna(plan.mean()).fillna(1.)
         self.first, self.cores = self._running(), points.workers or cores()
     def _running(self): return {k for k, r in self.points.asked.items() if r['point'].future is not None and not r['point'].future.done()}
     def __call__(self):
         now, gone = self._running(), time.time() - self.start
         rest, made = (float(self.seconds.reindex(list(k)).sum()) for k in (now, self.first - now))
-        return rest*gone/made if made else max(0., rest/self.cores - gone)
+        if not made and not self.known: return '?'
+        return tqdm.format_interval(rest*gone/made if made else max(0., rest/self.cores - gone))
 
-# %% ../nbs/21_points.ipynb #bfad7657
+# %% ../nbs/21_points.ipynb #79cd1eee
 @patch
 def wait(self:Points,
     points,   # Points from `submit`
@@ -295,17 +299,17 @@ def wait(self:Points,
     while running:
         ended = [p for p in running if p.future.done()]
         for p in ended: self._note(p)
-        bar.set_postfix_str(f'left about {tqdm.format_interval(left())}, failed={len(self.failed)}', refresh=False); bar.update(len(ended))
+        bar.set_postfix_str(f'left about {left()}, failed={len(self.failed)}', refresh=False); bar.update(len(ended))
         running = [p for p in running if p not in ended]
         if not ended: bar.refresh(); time.sleep(min(5, .1 + bar.format_dict['elapsed']/20))
     bar.close()
     return [p for p in points if p.done]
 
-# %% ../nbs/21_points.ipynb #2de24bd4
+# %% ../nbs/21_points.ipynb #8776ebfe
 @patch
 def failures(self:Points)->str:
     "Which points failed, why, and where the whole traceback is, a line each"
-    return '\n'.join(f'{k} failed: {t.strip().splitlines()[-1]} (in {self.root/k}.part/error.txt)' for k, t in self.failed.items())
+    return '\n'.join(f'{k} failed: {t.strip().splitlines()[-1]}' + (f' (in {f})' if (f := self.root/f'{k}.part/error.txt').is_file() else '') for k, t in self.failed.items())
 
 # %% ../nbs/21_points.ipynb #99216502
 @patch
