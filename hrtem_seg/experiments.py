@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['BASE', 'NETWORK', 'SESSIONS', 'METRICS', 'combine', 'make_stack', 'stacks', 'part', 'samples', 'make_network',
-           'make_baselines', 'pretrain', 'go_on', 'tested', 'epochs_of', 'matrices', 'off_diagonal', 'draw_matrices',
-           'draw_images']
+           'make_baselines', 'make_real_scores', 'pretrain', 'go_on', 'tested', 'epochs_of', 'matrices', 'off_diagonal',
+           'draw_matrices', 'draw_images']
 
-# %% ../nbs/23_experiments.ipynb #5ef6e6d5
+# %% ../nbs/23_experiments.ipynb #f20f039f
+from glob import glob
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, xarray as xr
 from .benchmarks import deviation, draw_matrix, matrix, scores
 from .conventions import check_in
 from .generation import generate
 from .metrics import dice
-from .micrographs import gaussian_otsu
+from .micrographs import gaussian_otsu, read_micrograph
+from .segmentation import segment
 from .stacks import open_stack
 from .training import fit, transfer
+from skimage.io import imread
 
 # %% ../nbs/23_experiments.ipynb #2893f0ee
 BASE = dict(
@@ -76,14 +79,15 @@ def stacks(
     points.raise_failed()
     return out
 
-# %% ../nbs/23_experiments.ipynb #653f8c37
+# %% ../nbs/23_experiments.ipynb #f73c6687
 def part(
-    source:dict,      # {'stack': …, 'where': {coordinate: value}}
+    source,           # {'stack': …, 'where': {coordinate: value}, 'n': structures of each split}, or a list of them
     split:str,        # 'train', 'valid' or 'test'
-    n:int|None=None,  # Structures; None for all
-)->dict:
-    "One split of a source"
-    return {**source, 'where': {**source.get('where', {}), 'split': split}, 'n': n}
+    n:int|None=None,  # Structures; None for what the source says, or all
+):
+    "One split of a source, or of several together"
+    if isinstance(source, list): return [part(s, split, n) for s in source]
+    return {**source, 'where': {**source.get('where', {}), 'split': split}, 'n': n or source.get('n')}
 
 # %% ../nbs/23_experiments.ipynb #339c1e7f
 def _samples(source):
@@ -136,6 +140,22 @@ def make_baselines(
         masks = {'all background': np.zeros(ds.mask.shape), 'Gaussian + Otsu': np.stack([gaussian_otsu(a, sigma) for a in ds.image.values])}
         rows += [pd.DataFrame(dict(method=k, dataset=name, structure=ds.structure.values, dice=dice(m, ds.mask.values))) for k, m in masks.items()]
     pd.concat(rows).to_csv(folder/'tests.csv', index=False)
+
+# %% ../nbs/23_experiments.ipynb #ca400a77
+def make_real_scores(
+    folder,      # To fill: tests.csv
+    network,     # Folder of a kept network
+    sets:dict,   # {name: {'images': glob, 'label': ending of the label's name, 'pixel': Å}}
+):
+    "Score a network on labelled micrographs, each brought to the network's pixel"
+    rows = []
+    for name, s in sets.items():
+        for f in sorted(map(Path, glob(s['images']))):
+            truth = imread(f.with_name(f.stem.removesuffix('_img') + s['label'])) > 0
+            found = segment(read_micrograph(f, s['pixel']), network).mask.values
+            rows.append(dict(dataset=name, image=f.stem, dice=float(dice(found[None].astype('f4'), truth[None])[0])))
+    if not rows: raise FileNotFoundError(f'no image matches {[s["images"] for s in sets.values()]}')
+    pd.DataFrame(rows).to_csv(folder/'tests.csv', index=False)
 
 # %% ../nbs/23_experiments.ipynb #04ce2175
 def pretrain(
