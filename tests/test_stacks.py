@@ -2,7 +2,7 @@
 import json, os, signal, subprocess, sys, threading, time
 import numpy as np, pytest, xarray as xr
 from hrtem_seg.generation import generate, local_client, make_structure, regenerate, repair
-from hrtem_seg.stacks import damaged, finished, leaks, merge, open_stack, save_netcdf, select, stack_record
+from hrtem_seg.stacks import damaged, finished, leaks, merge, open_stack, save_images, save_netcdf, select, stack_record
 
 ASKED = dict(n_structures=8, seed=5, scene=dict(cell=[25.6, 25.6], radius=['uniform', 5., 8.], thickness=10.), wave=dict(pixel=.2, phonons=2),
              optics=dict(focal_spread=10.), doses=[50., 400.], defocus=['normal', -100., 15.], crop=96)
@@ -170,6 +170,47 @@ def test_imperfect_session_from_plain_settings(whole, tmp_path):
     assert lens['aberrations'] == 'TEAM05' and -.5 <= lens['drift'][0] <= .5 and lens['drift'] != json.loads(ds.lens.values[2])['drift']
     assert camera['illumination'] == .2 and camera['mtf'][1] == .549
     assert (regenerate(ds, 15).image.values == ds.image.values[15]).all()
+
+PAIR = {**ASKED, 'n_structures': 2, 'doses': [400.], 'labels': ['instance', 'grain'], 'crop': None,
+        'scene': dict(cell=[36., 36.], n_particles=2, radius=6., n_defects=1, separation=2., substrate='vacuum')}
+
+def test_instances_and_grains_are_kept_checked_and_mended(tmp_path):
+    path = tmp_path/'stack'; ds = generate(path, workers=0, progress=False, **PAIR)
+    assert ds.instance.dtype == ds.grain.dtype == np.uint8 and ds.instance.dims == ('sample', 'y', 'x')
+    for k in ('instance', 'grain'): assert ((ds[k] > 0).values == ds.mask.values).all()
+    one = ds.isel(sample=0)
+    assert set(np.unique(one.instance)) == {0, 1, 2} and len(np.unique(one.grain)) > 3
+    for g in np.unique(one.grain)[1:]: assert len(np.unique(one.instance.values[one.grain.values == g])) == 1   # a grain lies in one particle
+    assert ds.mask.attrs['kind'] == 'phase' and ds.mask.attrs['threshold'] == pytest.approx(np.pi/16) and ds.mask.attrs['sigma'] == 1.6
+    again = regenerate(ds, 1)
+    for k in ('image', 'mask', 'instance', 'grain'): assert (again[k].values == ds[k].values[1]).all()
+    before = {f: f.read_bytes() for f in path.glob('*/c/*/*/*')}
+    chunk = path/'instance'/'c'/'1'/'0'/'0'; chunk.write_bytes(chunk.read_bytes()[:-5])
+    assert [d['file'] for d in damaged(path)] == [str(chunk)]
+    repair(path)
+    assert damaged(path) == [] and before == {f: f.read_bytes() for f in path.glob('*/c/*/*/*')}
+    other = generate(tmp_path/'binned', source=path, workers=0, progress=False, **{k: v for k, v in PAIR.items() if k not in ('scene', 'wave', 'seed')} | dict(camera={'binning': 2}, mask={'kind': 'projection'}, labels=['instance']))
+    assert other.mask.attrs['kind'] == 'projection' and 'grain' not in other and ((other.instance > 0).values == other.mask.values).all()
+    assert float(other.mask.mean()) > float(ds.mask.mean()) and float(other.x[1]) == pytest.approx(2*float(ds.x[1]))
+    folder = save_images(ds, tmp_path/'images')
+    from skimage.io import imread
+    assert (imread(folder/'instances'/'000001.png') == ds.instance.values[1]).all() and imread(folder/'masks'/'000001.png').max() == 255
+    with pytest.raises(ValueError, match="labels='edges'"): generate(tmp_path/'no', workers=0, progress=False, **{**PAIR, 'labels': ['edges']})
+
+def test_merging_keeps_what_all_have(whole, tmp_path):
+    ds = open_stack(whole)
+    assert 'labels' not in stack_record(whole)['settings'] and 'instance' not in ds     # what was not asked for leaves no trace
+    other = generate(tmp_path/'other', workers=0, progress=False, **{**ASKED, 'n_structures': 1, 'labels': ['instance']})
+    assert set(merge(ds, other)) == {'image', 'mask'} and merge(ds, other).mask.attrs == ds.mask.attrs
+
+def test_tilts_are_drawn_and_recorded(tmp_path):
+    k = {**ASKED, 'n_structures': 2, 'wave': dict(pixel=.2, specimen_tilt=[['uniform', -3., 3.], ['uniform', -3., 3.]], beam_tilt=[0., .5])}
+    ds = generate(tmp_path/'stack', workers=0, progress=False, **k)
+    tilt = ds.specimen_tilt_y.values[::2]
+    assert len(set(tilt)) == 2 and (np.abs(tilt) <= 3).all() and ds.specimen_tilt_y.attrs['units'] == '°'
+    assert ds.beam_tilt_x.values == pytest.approx(.5, abs=.05) and (ds.beam_tilt_y == 0).all()
+    assert 0 < float(ds.mask.mean()) < .5          # the slope of the tilted beam is no particle
+    assert (regenerate(ds, 3).image.values == ds.image.values[3]).all()
 
 def test_camera_and_drawn_lens_regenerate(tmp_path):
     k = {**ASKED, 'n_structures': 2, 'camera': {'mtf': [1., .5], 'binning': 2, 'read_noise': ['uniform', 1., 2.]}, 'optics': {'aberrations': {'A1': [['uniform', 0, 40], 0.]}}}
