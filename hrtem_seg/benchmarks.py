@@ -43,11 +43,12 @@ def check_stack(
         if stack[v].dims != ('sample', 'y', 'x'): raise ValueError(f'{name}.{v} has dims {stack[v].dims}: expected (sample, y, x)')
     if not stack.sizes['sample']: raise ValueError(f'{name} has no samples: expected at least one')
 
-# %% ../nbs/18_benchmarks.ipynb #be7bcaca
+# %% ../nbs/18_benchmarks.ipynb #94bcbabc
 def evaluate(
     network, stack, metrics=('dice',), batch_size=16, precision='auto', # As for `scores`
 )->dict: # name: mean over images
     "Score a network on a stack"
+    if not metrics: return {}
     return scores(network, stack, metrics, batch_size, precision)[list(metrics)].mean().to_dict()
 
 # %% ../nbs/18_benchmarks.ipynb #d13f63f2
