@@ -186,10 +186,11 @@ def default_device()->torch.device:
     "A CUDA GPU where there is one, otherwise the CPU"
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
-# %% ../nbs/16_networks.ipynb #0425b237
+# %% ../nbs/16_networks.ipynb #7f32fed7
 def _has_bfloat16(device):
     if device.type == 'cuda': return torch.cuda.is_bf16_supported()
-    return device.type == 'cpu' and torch.cpu._is_amx_tile_supported()
+    amx = getattr(torch.cpu, '_is_amx_tile_supported', None)   # not a public name
+    return device.type == 'cpu' and amx is not None and amx()
 
 def choose_precision(
     precision:str='auto', # 'auto', 'bfloat16' or 'float32'

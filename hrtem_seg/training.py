@@ -297,10 +297,12 @@ class Trained:
     history:pd.DataFrame
     folder:Path=None
 
-# %% ../nbs/19_training.ipynb #993099e2
+# %% ../nbs/19_training.ipynb #5b147fe1
 def _check_run(s, network, stacks):
     "Refuse what cannot be done, by name, before anything starts"
-    for name, stack in stacks: check_stack(stack, name)
+    for name, stack in stacks:
+        check_stack(stack, name)
+        if [n for n, _ in stacks].count(name) > 1: raise ValueError(f"benchmarks={name!r}: the run itself has a data set of this name")
     if isinstance(s['epochs'], bool) or not isinstance(s['epochs'], int) or s['epochs'] < 1: raise ValueError(f"epochs={s['epochs']!r}: expected a whole number above zero")
     check_range(1e-9, 10, lr=s['lr']); check_range(1, 1e6, batch_size=s['batch_size']); check_in(('loss', 'dice', 'last'), keep=s['keep'])
     for m in s['metrics']: check_in(METRICS, metric=m)

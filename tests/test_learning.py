@@ -7,7 +7,7 @@ from torch import nn
 from hrtem_seg import training
 from hrtem_seg.benchmarks import Benchmarks, evaluate, scores
 from hrtem_seg.metrics import METRICS, dice
-from hrtem_seg.networks import ResNetUNet, UNet, build, load_network, predict, receptive_field, save_network, standardise
+from hrtem_seg.networks import ResNetUNet, UNet, build, choose_precision, load_network, predict, receptive_field, save_network, standardise
 from hrtem_seg.training import Samples, fit, transfer
 
 PUBLISHED = Path(__file__).parents[2]/'shared'/'real'/'published_unets'
@@ -75,6 +75,27 @@ def test_the_receptive_field_is_what_changes_an_output(spec):
             sees.append((net(y) != before)[0, :, :, 80:80 + net.multiple].any((0, 1)).tolist())
     assert np.sum(sees, 0).max() == receptive_field(spec)
 
+def test_the_study_networks_have_the_sizes_that_their_layers_say():
+    conv = lambda a, b, k, bias=0: a*b*k*k + bias*b
+    block = lambda a, b: conv(a, b, 3, 1) + conv(b, b, 3, 1) + conv(a, b, 1, 1) + 4*b
+    assert sum(p.numel() for p in UNet().parameters()) == sum(block(a, b) for a, b in [(1, 4), (4, 8), (8, 16), (16, 32), (32, 64), (96, 32), (48, 16), (24, 8), (12, 4)]) + conv(4, 2, 1, 1)
+    big = ResNetUNet()
+    resnet18 = 11_689_512 - (512*1000 + 1000) - conv(2, 64, 7)   # He et al. for ImageNet, without its classifier, and one channel instead of three
+    decoder = sum(conv(a, b, 3) + conv(b, b, 3) + 4*b for a, b in [(768, 256), (384, 128), (192, 64), (128, 32), (32, 16)])
+    assert sum(p.numel() for m in big.parts()['encoder'] for p in m.parameters()) == resnet18
+    assert sum(p.numel() for p in big.parameters()) == resnet18 + decoder + conv(16, 2, 3, 1)
+    z = big(torch.randn(2, 1, 64, 96)); F.cross_entropy(z, torch.randint(0, 2, (2, 64, 96))).backward()
+    assert z.shape == (2, 2, 64, 96) and all(p.grad.abs().sum() > 0 for p in big.parameters())
+
+def test_bfloat16_is_chosen_where_there_are_matrix_units(monkeypatch):
+    for amx, kind in ((True, 'bfloat16'), (False, 'float32')):
+        monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: amx, raising=False)
+        assert choose_precision('auto', 'cpu') == kind
+        assert choose_precision('float32', 'cpu') == 'float32' and choose_precision('bfloat16', 'cpu') == 'bfloat16'
+    monkeypatch.delattr(torch.cpu, '_is_amx_tile_supported')
+    assert choose_precision('auto', 'cpu') == 'float32'
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True); assert choose_precision('auto', 'cuda') == 'bfloat16'
+
 # Same record, same bits
 
 def test_a_run_repeats_to_the_bit(stacks):
@@ -122,7 +143,7 @@ def test_bad_settings_are_refused_by_name_before_training(stacks):
     for bad, word in [(dict(epochs=0), 'epochs=0'), (dict(lr=-1.), 'lr=-1'), (dict(keep='f1'), "keep='f1'"), (dict(freeze='tail'), "freeze='tail'"),
                       (dict(loss='l2'), "loss='l2'"), (dict(schedule='steps'), "schedule='steps'"), (dict(metrics=('f3',)), "metric='f3'"),
                       (dict(augment={'blur': 1}), "augment='blur'"), (dict(augment={'rotate': 2.}), 'rotate=2'), (dict(precision='half'), "precision='half'"),
-                      (dict(benchmarks={'x': xr.Dataset()}), 'x has the variables')]:
+                      (dict(benchmarks={'x': xr.Dataset()}), 'x has the variables'), (dict(benchmarks={'valid': valid}), "benchmarks='valid'")]:
         with pytest.raises(ValueError, match=word.replace('(', r'\(')): fit(SMALL, train, valid, **bad)
     with pytest.raises(ValueError, match='no parts'): fit(nn.Conv2d(1, 2, 3, padding=1), train, valid, freeze='encoder')
 
@@ -255,14 +276,33 @@ def test_boundary_loss_weighs_by_the_signed_distance():
     expect = F.cross_entropy(logits, t) + .3*(logits.softmax(1)[0, 1]*torch.from_numpy(d)).mean()/16
     assert abs(float(BoundaryLoss(.3)(logits, t) - expect)) < 1e-5
 
-def test_a_worker_process_can_train(stacks, tmp_path):
-    from distributed import Client, LocalCluster
-    train, valid, _ = stacks
-    here = fit(SMALL, train, valid, epochs=1)
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=':0', silence_logs=50) as cluster, Client(cluster) as client:
+def test_replicates_in_worker_processes_are_the_single_runs(stacks, tmp_path):
+    from hrtem_seg.generation import local_client
+    here = [fit(SMALL, *stacks[:2], epochs=1, seed=s) for s in (0, 1)]
+    with (client := local_client(1)).cluster, client:
         client.run(torch.set_num_threads, 1)
-        there = client.submit(fit, SMALL, train, valid, epochs=1).result(timeout=60)
-    assert same(here.network, there.network)
+        there = training.replicates(SMALL, *stacks[:2], 2, client=client, epochs=1, benchmarks={'far': stacks[2]}, out=tmp_path)
+    assert all(same(a.network, b.network) for a, b in zip(here, there))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['seed-0', 'seed-1']
+
+@pytest.fixture(scope='module')
+def waves(tmp_path_factory):
+    from hrtem_seg.generation import generate
+    path = tmp_path_factory.mktemp('redraw')/'stack'
+    return path, generate(path, n_structures=4, seed=0, scene=dict(cell=(25.6, 25.6), radius=6., thickness=10.), wave=dict(pixel=.2), pixel=.8, doses=[400.],
+                          splits={'train': .5, 'valid': .5}, workers=0, progress=False)
+
+def test_training_on_redrawn_images_is_recorded_repeated_and_resumed(waves, tmp_path):
+    from hrtem_seg.generation import Redraw
+    path, ds = waves
+    def redraw(dose): return Redraw(path, ds.isel(sample=(ds.split == 'train').values), dose=dose, defocus=('normal', -100., 20.))
+    settings, valid = dict(epochs=2, batch_size=1), ds.isel(sample=(ds.split == 'valid').values)
+    whole = fit(SMALL, redraw(('uniform', 50., 800.)), valid, **settings)
+    assert whole.record['settings']['augment']['imaging']['dose'] == ['uniform', 50., 800.]
+    with pytest.raises(KeyboardInterrupt): fit(SMALL, redraw(('uniform', 50., 800.)), valid, out=tmp_path/'net', callbacks=[StopIn(1)], **settings)
+    resumed = fit(SMALL, redraw(('uniform', 50., 800.)), valid, out=tmp_path/'net', **settings)
+    assert same(whole.network, resumed.network) and whole.record['run'] == resumed.record['run']
+    with pytest.raises(ValueError, match='choose another folder'): fit(SMALL, redraw(100.), valid, out=tmp_path/'net', **settings)
 
 def test_fastais_own_unet_is_trained_by_the_same_call(stacks):
     models = pytest.importorskip('torchvision.models', reason='fastai.vision needs a torchvision that fits this torch', exc_type=Exception)
@@ -310,3 +350,18 @@ def test_a_lost_parent_is_said(stacks, tmp_path):
 def test_progress_is_shown_when_asked(stacks, capsys):
     fit(SMALL, *stacks[:2], epochs=1); assert capsys.readouterr().out == ''
     fit(SMALL, *stacks[:2], epochs=1, progress=True); assert 'valid_loss' in capsys.readouterr().out
+
+# Segmentation
+
+def test_specks_are_dropped_by_size_alone_and_it_is_recorded(tmp_path):
+    from skimage.io import imread, imsave
+    from hrtem_seg.segmentation import drop_specks, segment, segment_file
+    network = Path(__file__).parents[1]/'data'/'network'
+    yy, xx = np.mgrid[:160, :160]
+    field = np.random.default_rng(0).poisson(40 - 15*(np.hypot(yy - 60, xx - 60) < 30) - 15*(np.hypot(yy - 120, xx - 120) < 10))
+    imsave(tmp_path/'f.tif', field.astype('u2'), check_contrast=False)
+    segment_file(tmp_path/'f.tif', .57, network, tmp_path/'all', smallest=0.); segment_file(tmp_path/'f.tif', .57, network, tmp_path/'big', smallest=25.)
+    every, big = (imread(tmp_path/k/'f_mask.png') > 0 for k in ('all', 'big'))
+    assert (big <= every).all() and (big == drop_specks(every, .57, 25.)).all() and big.sum() < every.sum()
+    assert json.loads((tmp_path/'big'/'f.json').read_text())['smallest'] == 25.
+    assert (pd.read_csv(tmp_path/'big'/'f_particles.csv').diameter_nm >= 2.5).all()
