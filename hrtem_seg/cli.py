@@ -19,13 +19,14 @@ from .segmentation import newest_network, segment_file
 from .studies import (list_studies, literal, plan_all, redraw_study, run_benchmarks, run_study, size_of, sizes, stack_settings,
                                study_settings)
 
-# %% ../nbs/25_cli.ipynb #e710a9d9
+# %% ../nbs/25_cli.ipynb #36af0178
 def studies(args):
     "List the studies: their points, and the time and disk they will take"
     check_in(dict.fromkeys(k for n in list_studies() for k in sizes(n)), **{'--size': args.size})
     table = plan_all(args.size, args.out)
-    def number(v): return f'{v:.2f}' if v == v else '?'
-    print(table.to_string(index=False, formatters={'hours': number, 'GB': number}))
+    print(table.drop(columns='wrong').to_string(index=False, na_rep='?', float_format='{:.2f}'.format))
+    for n, text in zip(table.study, table.wrong):
+        if text: print(f'{n}: {text}', file=sys.stderr)
     print(f'hours: of {cores()} cores, for what is not done; ? where no point of its kind has been finished under {args.out}')
 
 # %% ../nbs/25_cli.ipynb #b4ad5c2f

@@ -6,7 +6,7 @@
 __all__ = ['project_folder', 'list_studies', 'parameters', 'sizes', 'literal', 'study_settings', 'run_study', 'plan_study',
            'size_of', 'plan_all', 'redraw_study', 'stack_settings', 'run_benchmarks', 'used']
 
-# %% ../nbs/24_studies.ipynb #e2b96d07
+# %% ../nbs/24_studies.ipynb #675d8a2e
 import ast, configparser, inspect, io, os, sys, tempfile
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
@@ -14,7 +14,7 @@ import nbformat as nbf, pandas as pd, papermill as pm
 from .conventions import check_in
 from .generation import generate
 from .points import Planned, Points, cores
-from .records import content_hash, plain, read_json
+from .records import content_hash, plain, read_json, write_json
 
 # %% ../nbs/24_studies.ipynb #3d5dda39
 def project_folder()->Path:
@@ -105,13 +105,35 @@ def study_settings(
     _check(overrides, allowed, f'study {study}')
     return plain(values | overrides)
 
-# %% ../nbs/24_studies.ipynb #7e8f986d
+# %% ../nbs/24_studies.ipynb #e7993f09
+def _planned(study, values, root, project):
+    "The points that a notebook asks for; none if it has no mode"
+    if 'mode' in values:
+        with tempfile.TemporaryDirectory() as tmp, chdir(project), redirect_stdout(io.StringIO()):
+            names = {'__name__': '__main__', **values, 'mode': 'plan', 'root': str(root), 'out': tmp}
+            try:
+                for c in nbf.read(f'nbs/studies/{study}.ipynb', 4).cells:
+                    if c.cell_type == 'code' and 'parameters' not in c.metadata.get('tags', []): exec(compile(c.source, f'{study}.ipynb', 'exec'), names)
+            except Planned as e: return e.table
+    return Points(root).plan()
+
+# %% ../nbs/24_studies.ipynb #bd0bae53
+def _spent(plan):
+    "What the finished points took, and on what"
+    done = plan[plan.state == 'done']
+    return dict(points=len(done), core_hours=round(float(done.seconds.sum())/3600, 3), GB=round(float(done.bytes.sum())/1e9, 3), machines=sorted(set(done.machine) - {''}))
+
+# %% ../nbs/24_studies.ipynb #fde22a87
 def _execute(study, values, folder, project, name):
-    "The notebook with its values, executed to `name` in its folder"
+    "The notebook with its values, executed to `name` in its folder; what its points took goes into the result"
     values = values | {'root': str(folder.parent/'points'), 'out': str(folder)}
     pm.execute_notebook(project/f'nbs/studies/{study}.ipynb', folder/name, parameters=values, cwd=str(folder),
                         kernel_name='python3', progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
-    return {**read_json(folder/'result.json'), 'folder': str(folder), 'notebook': str(folder/f'{study}.ipynb')}
+    try: spent = _spent(_planned(study, values, folder.parent/'points', project))
+    except Exception as e: spent = {'unknown': f'{type(e).__name__}: {e}'}   # a study that came to its end does not fail over its bill
+    result = read_json(folder/'result.json') | {'spent': spent}
+    write_json(folder/'result.json', result)
+    return {**result, 'folder': str(folder), 'notebook': str(folder/f'{study}.ipynb')}
 
 # %% ../nbs/24_studies.ipynb #c55c9a56
 def run_study(
@@ -128,7 +150,7 @@ def run_study(
     folder.mkdir(parents=True, exist_ok=True)
     return _execute(study, values, folder, project, f'{study}.ipynb')
 
-# %% ../nbs/24_studies.ipynb #2fb7e4ef
+# %% ../nbs/24_studies.ipynb #47b58170
 def plan_study(
     study:str,           # Name of a study
     size:str='default',  # As for `run_study`
@@ -138,15 +160,7 @@ def plan_study(
 )->pd.DataFrame: # As `Points.plan` gives it; empty for a study that makes no points
     "The points of a study, none of which is made"
     project, out = Path(project or project_folder()), Path(out).absolute()
-    values = study_settings(study, size, project, **overrides)
-    if 'mode' in values:
-        with tempfile.TemporaryDirectory() as tmp, chdir(project), redirect_stdout(io.StringIO()):
-            names = {'__name__': '__main__', **values, 'mode': 'plan', 'root': str(out/'points'), 'out': tmp}
-            try:
-                for c in nbf.read(f'nbs/studies/{study}.ipynb', 4).cells:
-                    if c.cell_type == 'code' and 'parameters' not in c.metadata.get('tags', []): exec(compile(c.source, f'{study}.ipynb', 'exec'), names)
-            except Planned as e: return e.table
-    return Points(out/'points').plan()
+    return _planned(study, study_settings(study, size, project, **overrides), out/'points', project)
 
 # %% ../nbs/24_studies.ipynb #6eeea78b
 def size_of(
@@ -157,21 +171,24 @@ def size_of(
     "The size that a study is run at where several are"
     return size if size in sizes(study, project) else 'default'
 
-# %% ../nbs/24_studies.ipynb #a97fe5e0
+# %% ../nbs/24_studies.ipynb #a3d0d9f4
 def plan_all(
     size:str='default', # Studies that do not have it count at their default
     out='runs',         # Folder for results and points
     project=None,       # Folder with settings.ini and nbs/studies
-)->pd.DataFrame: # study, size, points, done, partly, hours (of this machine's cores), GB; NaN where a kind of point has no estimate
+)->pd.DataFrame: # study, size, points, done, partly, hours (of this machine's cores), GB; NaN where a kind of point has no estimate; why one cannot be planned
     "What every study needs, and all of them together: a point that they share counts once there"
     project = Path(project or project_folder())
-    plans = {s: plan_study(s, size_of(s, size, project), out, project) for s in list_studies(project)}
+    plans, wrong = {}, {}
+    for s in list_studies(project):
+        try: plans[s] = plan_study(s, size_of(s, size, project), out, project)
+        except Exception as e: plans[s], wrong[s] = Points(out).plan(), f'{type(e).__name__}: {e}'   # whatever its notebook does before the first wait
     plans['all'] = pd.concat(plans.values(), ignore_index=True).drop_duplicates('key')
     rows = []
     for study, p in plans.items():
         todo = p[p.state != 'done']
         rows.append(dict(study=study, size=size if study == 'all' else size_of(study, size, project), points=len(p), done=(p.state == 'done').sum(), partly=(p.state == 'partly').sum(),
-                         hours=todo.seconds.sum(skipna=False)/3600/cores(), GB=todo.bytes.sum(skipna=False)/1e9))
+                         hours=todo.seconds.sum(skipna=False)/3600/cores(), GB=todo.bytes.sum(skipna=False)/1e9, wrong=wrong.get(study, '')))
     return pd.DataFrame(rows)
 
 # %% ../nbs/24_studies.ipynb #4c161dc1
