@@ -76,20 +76,22 @@ def stack(args):
     ds = generate(args.out or f'runs/{args.name}', workers=args.workers, scheduler=args.scheduler, **stack_settings(args.name))
     print(f'{ds.sizes["sample"]} images of {ds.sizes["y"]} × {ds.sizes["x"]} pixels in {args.out or f"runs/{args.name}"}')
 
-# %% ../nbs/25_cli.ipynb #0dad6dea
+# %% ../nbs/25_cli.ipynb #9b598a7e
 def segment(args):
     "Segment micrographs with a trained network"
     check_range(.001, 10, **{'--pixel-size (nm)': args.pixel_size})
+    if args.smallest is not None: check_range(0, 1000, **{'--smallest (nm)': args.smallest})
     for f in args.files: read_micrograph(f, 10*args.pixel_size)  # every file is looked at before the first is worked on
     network = args.network or newest_network(args.runs)
-    for f in args.files: print(segment_file(f, 10*args.pixel_size, network, args.out))
+    smallest = None if args.smallest is None else 10*args.smallest
+    for f in args.files: print(segment_file(f, 10*args.pixel_size, network, args.out, smallest=smallest))
 
 # %% ../nbs/25_cli.ipynb #f3245580
 def bench(args):
     "Run the speed benchmarks"
     print(run_benchmarks(args.out))
 
-# %% ../nbs/25_cli.ipynb #8235b640
+# %% ../nbs/25_cli.ipynb #9ef90f3a
 def parser()->argparse.ArgumentParser:
     "The arguments of `hrtem-seg`"
     p = argparse.ArgumentParser('hrtem-seg', description='Simulate, train on and segment HRTEM images of nanoparticles')
@@ -126,6 +128,7 @@ def parser()->argparse.ArgumentParser:
     s = commands.add_parser('segment', help=segment.__doc__, description='Write the mask, an overlay and a table of particles')
     s.add_argument('files', nargs='+', metavar='FILE', help='PNG or TIFF')
     s.add_argument('--pixel-size', type=float, required=True, metavar='NM', help='nm per pixel of the micrograph')
+    s.add_argument('--smallest', type=float, metavar='NM', help='least diameter of a particle in nm (default: what the network was trained on allows)')
     s.add_argument('--network', help='folder of a trained network (default: the newest one that a study recommends, else the one that comes along)')
     s.add_argument('--runs', default='runs', help='where studies left their results (default: runs)')
     s.add_argument('--out', default='segmented', help='folder of masks, overlays and tables (default: segmented)')
