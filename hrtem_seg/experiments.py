@@ -279,7 +279,7 @@ def draw_matrices(
     fig.colorbar(im, ax=axes, label='deviation from trained = tested', shrink=.8)
     return fig
 
-# %% ../nbs/23_experiments.ipynb #1302bdde
+# %% ../nbs/23_experiments.ipynb #22935f32
 def draw_images(
     sources:dict, # {name: source}
     split='test',
@@ -290,7 +290,8 @@ def draw_images(
     for ax, (name, s) in zip(axes.T, sources.items()):
         ds = samples(part(s, split, number + 1)).isel(sample=-1)
         nm = float(ds.x[-1])/10
-        for a, v in zip(ax, ('image', 'mask')): a.imshow(ds[v], cmap='gray', extent=(0, nm, nm, 0))
+        low, high = np.percentile(ds.image, (.5, 99.5))   # a hot pixel would make the rest black
+        ax[0].imshow(ds.image, cmap='gray', extent=(0, nm, nm, 0), vmin=low, vmax=high); ax[1].imshow(ds.mask, cmap='gray', extent=(0, nm, nm, 0), vmin=0, vmax=1)
         ax[0].set_title(name); ax[1].set_xlabel('x (nm)')
     axes[0, 0].set_ylabel('image, y (nm)'); axes[1, 0].set_ylabel('mask, y (nm)')
     fig.tight_layout()

@@ -4,7 +4,8 @@ from pathlib import Path
 import nbformat, numpy as np, pandas as pd, psutil, pytest
 from skimage.io import imread, imsave
 from hrtem_seg.records import read_json
-from hrtem_seg.studies import samples, study_settings
+from hrtem_seg.experiments import samples
+from hrtem_seg.studies import study_settings
 from conftest import run_cli
 
 def weights(out):
