@@ -1,11 +1,13 @@
 "Waves against programs and sums that share no code with them, and requests that must be refused"
-import importlib.util, json, os, subprocess, sys
+import importlib.util, json, os, subprocess, sys, tempfile
 from pathlib import Path
 import ase, numpy as np, pytest, torch
 from ase.cluster import Octahedron
+from scipy.special import erf, k0
+from hrtem_seg import potentials
 from hrtem_seg.conventions import freqs, interaction, wavelength
-from hrtem_seg.multislice import exit_wave, exit_waves, grid, resample, wave_error
-from hrtem_seg.potentials import Projector
+from hrtem_seg.multislice import choose_accuracy, exit_wave, exit_waves, resample, wave_error
+from hrtem_seg.potentials import POTENTIAL, Projector, grid, parameters
 from hrtem_seg.prismatic import from_prismatic, prismatic_status, prismatic_wave, prismatic_xyz
 
 SHARED = Path(__file__).parents[2]/'shared'/'prismatic'
@@ -64,32 +66,46 @@ import numpy as np
 Metadata(**json.load(open('settings.json'))).go()
 np.save('image.npy', readMRC('out.mrc'))
 '''
-STEM = prismatic_status()
+STEM = prismatic_status(sys.executable)
+
+def gridded_atom(number, pixel, n, bound=3., sub=8):
+    "Projected potential (V Å) of an atom as Prismatic 1 grids it: in real space, averaged over each pixel, cut off at a square of ±3 Å where it is made to end at 0"
+    k = int(np.ceil(bound/pixel)); c = np.arange(-k, k + 1)
+    x = ((c[:, None] + (np.arange(sub) + .5)/sub - .5)*pixel).ravel(); r = np.hypot(x[:, None], x)
+    p, two = parameters()[number], POTENTIAL*np.pi   # 2π² a₀ e
+    v = sum(2*two*a*k0(2*np.pi*np.sqrt(b)*r) for a, b in p[:6].reshape(3, 2)) + sum(two*c/d*np.exp(-(np.pi*r)**2/d) for c, d in p[6:].reshape(3, 2))
+    v, d = v.reshape(2*k + 1, sub, 2*k + 1, sub).mean((1, 3)), round(np.sqrt(2*k + 1))
+    out = np.zeros((n, n)); out[np.ix_(c % n, c % n)] = np.clip(v - v[0, [k - d, k + d]].max(), 0, None)
+    return out
 
 @pytest.mark.skipif(not STEM['installed'] or STEM['hrtem'] or bool(STEM['error']),
-                    reason=f'the package index\'s pyprismatic 1.1.16 is not importable here ({STEM}); it needs the FFTW and Boost headers to be built')
-def test_image_agrees_with_prismatic_stem_by_reciprocity(tmp_path):
-    "A detector that holds only the axis turns STEM into HRTEM of the specimen upside down"
-    a, lam, n, pixel, C1, C3, edge = cluster(), wavelength(300e3), 16, .1, -100., 1e7, .0197
+                    reason=f'the package index\'s pyprismatic 1.1.16 is not importable here ({STEM}); `make prismatic` builds it where the FFTW and Boost headers are')
+def test_image_agrees_with_prismatic_stem_by_reciprocity(tmp_path, monkeypatch):
+    "A detector that holds only the axis turns STEM into HRTEM of the specimen upside down: at equal slices, band, aperture and gridded atoms to 1e-3 of the contrast"
+    a, lam, n, pixel, C1, C3, edge, l = cluster(), wavelength(300e3), 16, .1, -100., 1e7, .0197, 12.8
     a.positions[:, :2] = np.round(a.positions[:, :2]/pixel)*pixel    # Prismatic 1 snaps atoms to pixels
-    (tmp_path/'scene.xyz').write_text(prismatic_xyz(a.numbers, a.positions, (12.8, 12.8, 12.), 2.)[0])
+    (tmp_path/'scene.xyz').write_text(prismatic_xyz(a.numbers, a.positions, (l, l, 12.), 2.)[0])
     (tmp_path/'settings.json').write_text(json.dumps(dict(
-        filenameAtoms='scene.xyz', filenameOutput='out.mrc', algorithm='multislice', E0=300e3, cellDimX=12.8, cellDimY=12.8, cellDimZ=12.,
+        filenameAtoms='scene.xyz', filenameOutput='out.mrc', algorithm='multislice', E0=300e3, cellDimX=l, cellDimY=l, cellDimZ=12.,
         realspacePixelSizeX=pixel, realspacePixelSizeY=pixel, sliceThickness=2., potBound=3., interpolationFactorX=1, interpolationFactorY=1,
         tileX=1, tileY=1, tileZ=1, numFP=1, numThreads=1, numGPUs=0, includeThermalEffects=False, save2DOutput=False, save3DOutput=True, save4DOutput=False,
-        probeStepX=12.8/n, probeStepY=12.8/n, probeDefocus=C1, C3=C3, C5=0., probeSemiangle=edge, alphaBeamMax=.03, detectorAngleStep=.5*lam/12.8)))
+        probeStepX=l/n, probeStepY=l/n, probeDefocus=C1, C3=C3, C5=0., probeSemiangle=edge, alphaBeamMax=.03, detectorAngleStep=.5*lam/l)))
     subprocess.run([sys.executable, '-c', RECIPROCITY], cwd=tmp_path, env={**os.environ, 'HOME': str(tmp_path)}, check=True, capture_output=True, timeout=300)
-    theirs = np.load(tmp_path/'image.npy')[..., 0]
-    def image(z, C1=C1):
-        b = a.copy(); b.positions[:, 2] = z
-        w = exit_wave(b, pixel=pixel, slice_thickness=2., band=.5, aperture='square', plane=11.).full.values[0]  # 12 Å less half a slice
-        q2 = np.add(*(k**2 for k in freqs(w.shape, pixel)))
-        lens = (np.sqrt(q2)*lam < edge)*np.exp(-1j*(np.pi*lam*C1*q2 + .5*np.pi*lam**3*C3*q2**2))
-        return (abs(np.fft.ifft2(np.fft.fft2(w)*lens))**2)[::8, ::8]
-    z = a.positions[:, 2]
-    def r(i): return np.corrcoef(i.ravel(), theirs.ravel())[0, 1]
-    assert r(image(12 - z)) > .998
-    assert r(image(z)) < .997 and r(image(12 - z, -C1)) < .9       # and so the beam's direction and the sign of defocus count
+    q2 = np.add(*(k**2 for k in freqs((128, 128), pixel)))
+    aperture = .5 + .5*erf((edge/lam - np.sqrt(q2))*2*l)             # its soft edge
+    theirs = np.load(tmp_path/'image.npy')[..., 0]*(aperture**2).sum()
+    k = np.floor(np.float32(a.positions[:, 2] - a.positions[:, 2].min())/np.float32(2)).astype(int)   # its slices begin at the atom it meets first
+    def image(k, C1=C1):
+        b = a.copy(); b.positions[:, 2] = 2*k + 1.
+        w = exit_wave(b, pixel=pixel, slice_thickness=2., band=.5, aperture='square', plane=2*k.max() + 1., precision='double').full.values[0]
+        return (abs(np.fft.ifft2(np.fft.fft2(w)*aperture*np.exp(-1j*(np.pi*lam*C1*q2 + .5*np.pi*lam**3*C3*q2**2))))**2)[::8, ::8]
+    def error(i): return np.linalg.norm(i - theirs)/np.linalg.norm(theirs - theirs.mean())
+    turned = k.max() - k
+    assert error(image(turned)) < .02                                # with atoms that are not gridded
+    monkeypatch.setattr(potentials, 'scattering_factor', lambda q, z, table: np.fft.fft2(gridded_atom(z, pixel, 128)).real[:65, :65]*pixel**2/POTENTIAL)
+    same = image(turned)
+    assert error(same) < 1.5e-3 and abs(same - theirs).max() < 5e-4
+    assert error(image(k)) > .05 and error(image(turned, -C1)) > .5  # and so the beam's direction and the sign of defocus count
 
 @pytest.mark.skipif(importlib.util.find_spec('abtem') is None, reason='abTEM is not installed (it is in the extra `bench`)')
 def test_converged_wave_agrees_with_abtem():
@@ -138,13 +154,18 @@ def test_thick_substrate_slices_change_little():
 @pytest.mark.parametrize('what, message', [
     (dict(slice_thickness=0), 'slice_thickness=0'), (dict(phonons=-1), 'phonons=-1'), (dict(engine='prism'), "engine='prism'"), (dict(table='doyle'), "table='doyle'"),
     (dict(plane='middle'), "plane='middle'"), (dict(plane=float('nan')), 'plane=nan'), (dict(rms={'C': .1}, phonons=2), 'no displacement for Au'), (dict(band=2), 'band=2'),
-    (dict(projection='finite', table='lobato'), "the table 'kirkland'"), (dict(beam_tilt=(0, 40)), 'tilt=40'), (dict(pixel=.4), 'at most 0.333'), (dict(seed=-1, phonons=1), 'seed=-1')])
+    (dict(projection='finite', table='lobato'), "the table 'kirkland'"), (dict(beam_tilt=(0, 40)), 'tilt=40'), (dict(pixel=.4), 'at most 0.333'), (dict(seed=-1, phonons=1), 'seed=-1'),
+    (dict(energy=300), 'energy=300'), (dict(pixel=.01, phonons=20000), 'phonons=20000'), (dict(pixel=.005, phonons=4000), 'GiB are free')])
 def test_bad_settings_are_refused(what, message):
-    with pytest.raises((ValueError, KeyError), match=message.replace('(', r'\(')): exit_wave(cluster(), **what)
+    with pytest.raises((ValueError, KeyError, MemoryError), match=message.replace('(', r'\(')): exit_wave(cluster(), **what)
 
 def test_bad_scenes_are_refused():
     skew = cluster(); skew.set_cell([[12.8, 1, 0], [0, 12.8, 0], [0, 0, 12]])
     outside = cluster(pbc=False); outside.positions[0, 0] = -1
+    high, nan, odd = (cluster() for _ in range(3)); high.positions[3, 2] = 13; nan.positions[5, 0] = np.nan; odd.numbers[0] = 110
+    with pytest.raises(ValueError, match='to 13.00 Å, outside the cell of 12 Å'): exit_wave(high)
+    with pytest.raises(ValueError, match='atom 5'): exit_wave(nan)
+    with pytest.raises(ValueError, match="element 'Ds'"): exit_wave(odd)
     with pytest.raises(ValueError, match='edges along x, y and z'): exit_wave(skew)
     with pytest.raises(ValueError, match=r'moved by 1.0 Å would hold them'): exit_wave(outside)
     with pytest.raises(ValueError, match='no atoms'): exit_wave(ase.Atoms(cell=(10, 10, 10)))
@@ -159,9 +180,69 @@ def test_resampling_keeps_what_the_coarse_grid_can_hold():
     j = np.rint(np.fft.fftfreq(32)*32).astype(int)
     assert np.allclose((np.fft.fft2(small.values)[0]/32**2)[inside], (big[np.ix_(j % n, j % n)]/n**2)[inside], atol=1e-6)
 
-def test_prismatic_that_fails_says_what_it_left(tmp_path):
+def test_waves_are_compared_on_coordinates_that_differ_in_the_last_bit():
+    w = exit_wave(cluster()).full[0]
+    assert wave_error(w, w.assign_coords({d: w[d]*(1 + 1e-15) for d in 'xy'})) < 1e-6
+
+def test_prismatic_that_fails_says_what_it_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     a = cluster()
     program = tmp_path/'python'; program.write_text('#!/bin/sh\necho the reason\nexit 3\n'); program.chmod(0o755)
     with pytest.raises(RuntimeError, match=r'(?s)exit status 3.*the reason'):
         prismatic_wave(a.numbers, a.positions, (12.8, 12.8, 12.), .1, 2., 6., python=str(program))
     with pytest.raises(ValueError, match='multiple of 4'): prismatic_wave(a.numbers, a.positions, (12.9, 12.9, 12.), .1, 2., 6.)
+
+STAND_IN = """
+import os
+class Metadata:
+    fields = ['saveComplexOutputWave']
+    def __init__(self, **settings): self.settings = settings
+    def go(self):
+        import h5py, numpy as np
+        s, d = self.settings, np.load(os.environ['STORED_WAVE'])
+        assert s['algorithm'] == 'hrtem' and s['E0'] == 300 and s['potential3D'] and s['saveComplexOutputWave'], s
+        assert s['realspacePixelSizeX'] == .1 and s['sliceThickness'] == 2 and s['cellDimZ'] == 16, s
+        assert os.environ['HOME'] == os.getcwd() and open(s['filenameAtoms']).read().splitlines()[2:4] == os.environ['ATOMS'].splitlines()
+        with h5py.File(s['filenameOutput'], 'w') as f: f['4DSTEM_simulation/data/realslices/HRTEM_fp0000/data'] = d['wave'][..., None]
+        print('a stored wave')
+"""
+
+@reference
+def test_whole_path_to_prismatic_with_its_own_stored_wave(tmp_path, monkeypatch):
+    "All that lies around Prismatic 2, on a wave that it computed: it is asked in a process, a folder and a home of its own, for the right settings and atoms"
+    pytest.importorskip('h5py', reason='h5py, which Prismatic 2 needs, is not installed')
+    (tmp_path/'pyprismatic.py').write_text(STAND_IN)
+    (tmp_path/'pyprismatic-1.2.0.dist-info').mkdir(); (tmp_path/'pyprismatic-1.2.0.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: pyprismatic\nVersion: 1.2.0\n')
+    a = stored('axes_test')
+    lines = prismatic_xyz(a.numbers, a.positions, tuple(np.diag(a.cell)), 2.)[0].splitlines()[2:4]
+    for k, v in dict(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')]), STORED_WAVE=str(SHARED/'axes_test_0.1A.npz'), ATOMS='\n'.join(lines)).items(): monkeypatch.setenv(k, v)
+    monkeypatch.delenv('PRISMATIC_PYTHON', raising=False)
+    args = dict(pixel=.1, projection='finite', plane=8.)
+    theirs, ours = exit_wave(a, engine='prismatic', **args), exit_wave(a, band=.5, aperture='square', **args)
+    assert 'a stored wave' in theirs.messages and json.loads(theirs.record)['wave']['engine'] == 'prismatic'
+    assert theirs.full.shape == ours.full.shape and theirs.full.dtype == np.complex64
+    assert wave_error(ours.full[0], theirs.full[0]) < .03
+
+PRISMATIC = prismatic_status()
+
+@pytest.mark.skipif(not PRISMATIC['hrtem'], reason=f'no Prismatic 2 here ({PRISMATIC}); PRISMATIC_PYTHON may name a Python that has it')
+def test_prismatic_2_itself():
+    "Both waves and each phonon by the real program, beside ours at its slices and band; what is left is its gridding of atoms"
+    a, c = cluster(), ase.Atoms('C20', positions=np.random.default_rng(0).uniform([0, 0, 10], [12.8, 12.8, 14], (20, 3)))
+    s = a + c; s.set_cell((12.8, 12.8, 16.)); s.pbc = True
+    s.arrays['particle_id'] = np.r_[np.zeros(len(a)), np.full(20, -1)].astype(np.int16)
+    args = dict(pixel=.1, projection='finite', phonons=2, seed=3)
+    theirs, ours = exit_wave(s, engine='prismatic', **args), exit_wave(s, band=.5, aperture='square', **args)
+    for name in ('full', 'particle'):
+        for k in range(2):
+            assert wave_error(ours[name][k], theirs[name][k]) < .08 < .2 < wave_error(ours[name][1 - k], theirs[name][k])
+
+def test_accuracy_is_measured_as_it_is_told():
+    "`choose_accuracy` for a small cluster: what it chooses meets the error, and its table agrees with the waves themselves"
+    a = cluster(cell=(12.8, 12.8, 14.))
+    settings, table = choose_accuracy(a, error=.03, phonon_error=.1, rms=.08)
+    fine = exit_wave(a, pixel=.05, slice_thickness=1.).full
+    assert wave_error(exit_wave(a, pixel=settings['pixel'], slice_thickness=settings['slice_thickness']).full, fine) <= .03
+    assert abs(wave_error(exit_wave(a).full, fine) - table.wave_error['default']) < 1e-6
+    assert settings['phonons'] % 2 == 0 and settings['rms'] == .08 and np.allclose(table.shot, np.hypot(*table[['grid_shot', 'phonon_shot']].values.T.astype(float)))
+    with pytest.raises(ValueError, match='error=0.001: the finest settings tried reach'): choose_accuracy(a, error=.001)
