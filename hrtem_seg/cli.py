@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['studies', 'study', 'results', 'redraw', 'stack', 'segment', 'bench', 'parser', 'main']
 
-# %% ../nbs/25_cli.ipynb #5eb9b749
+# %% ../nbs/25_cli.ipynb #df93d204
 import argparse, sys
 from pathlib import Path
 from papermill.exceptions import PapermillExecutionError
@@ -16,18 +16,18 @@ from .micrographs import read_micrograph
 from .points import cores
 from .records import read_json
 from .segmentation import newest_network, segment_file
-from .studies import (list_studies, literal, plan_all, redraw_study, run_benchmarks, run_study, size_of, sizes, stack_settings,
+from .studies import (keep_result, list_studies, literal, plan_all, redraw_study, run_benchmarks, run_study, size_of, sizes, stack_settings,
                                study_settings)
 
-# %% ../nbs/25_cli.ipynb #36af0178
+# %% ../nbs/25_cli.ipynb #a0b26c13
 def studies(args):
     "List the studies: their points, and the time and disk they will take"
     check_in(dict.fromkeys(k for n in list_studies() for k in sizes(n)), **{'--size': args.size})
     table = plan_all(args.size, args.out)
-    print(table.drop(columns='wrong').to_string(index=False, na_rep='?', float_format='{:.2f}'.format))
+    print(table.drop(columns='wrong').to_string(index=False, float_format='{:.2f}'.format))
     for n, text in zip(table.study, table.wrong):
         if text: print(f'{n}: {text}', file=sys.stderr)
-    print(f'hours: of {cores()} cores, for what is not done; ? where no point of its kind has been finished under {args.out}')
+    print(f'hours: of {cores()} cores, for what is not done; unknown: points without an estimate, because none of their kind is finished under {args.out}')
 
 # %% ../nbs/25_cli.ipynb #b4ad5c2f
 def _each(command, names, do):
@@ -53,11 +53,12 @@ def study(args):
         print(*(f'{k:9} {result[k]}' for k in ('figure', 'notebook') if k in result), sep='\n', flush=True)
     return _each('study', list(size), run)
 
-# %% ../nbs/25_cli.ipynb #d80e101f
+# %% ../nbs/25_cli.ipynb #39ec23d6
 def results(args):
     "Gather the numbers and the claims of all studies"
     out, claims, numbers = Path(args.out), claims_table(args.out), gather(args.out)
     numbers.to_csv(out/'results.csv', index=False); to_dataset(numbers).to_netcdf(out/'results.nc'); claims.to_csv(out/'claims.csv', index=False)
+    if args.keep: print(*(keep_result(out/r, args.keep) for r in claims.run.unique()), '', sep='\n')
     shown = claims[['run', 'statement', 'n', 'effect', 'low', 'high', 'published', 'p_adjusted', 'verdict']]
     print(shown.to_string(index=False, na_rep='', float_format='{:.3f}'.format), '', *(out/f for f in ('results.csv', 'results.nc', 'claims.csv')), sep='\n')
 
@@ -91,7 +92,7 @@ def bench(args):
     "Run the speed benchmarks"
     print(run_benchmarks(args.out))
 
-# %% ../nbs/25_cli.ipynb #9ef90f3a
+# %% ../nbs/25_cli.ipynb #c3cd498f
 def parser()->argparse.ArgumentParser:
     "The arguments of `hrtem-seg`"
     p = argparse.ArgumentParser('hrtem-seg', description='Simulate, train on and segment HRTEM images of nanoparticles')
@@ -111,6 +112,7 @@ def parser()->argparse.ArgumentParser:
 
     s = commands.add_parser('results', help=results.__doc__, description='Write results.csv, results.nc and claims.csv, and print the claims, judged together')
     s.add_argument('--out', default='runs', help='folder of results (default: runs)')
+    s.add_argument('--keep', metavar='FOLDER', help='copy what each result is told by (settings, numbers, claims, figure) to FOLDER as well')
     s.set_defaults(run=results)
 
     s = commands.add_parser('redraw', help=redraw.__doc__, description='Execute the notebooks of finished studies again; nothing is simulated or trained')

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['project_folder', 'list_studies', 'parameters', 'sizes', 'literal', 'study_settings', 'run_study', 'plan_study',
-           'size_of', 'plan_all', 'redraw_study', 'stack_settings', 'run_benchmarks', 'used']
+           'size_of', 'plan_all', 'redraw_study', 'keep_result', 'stack_settings', 'run_benchmarks', 'used']
 
-# %% ../nbs/24_studies.ipynb #675d8a2e
-import ast, configparser, inspect, io, os, sys, tempfile
+# %% ../nbs/24_studies.ipynb #8f1a57c5
+import ast, configparser, inspect, io, os, shutil, sys, tempfile
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
 import nbformat as nbf, pandas as pd, papermill as pm
@@ -171,12 +171,12 @@ def size_of(
     "The size that a study is run at where several are"
     return size if size in sizes(study, project) else 'default'
 
-# %% ../nbs/24_studies.ipynb #a3d0d9f4
+# %% ../nbs/24_studies.ipynb #3d2f90e9
 def plan_all(
     size:str='default', # Studies that do not have it count at their default
     out='runs',         # Folder for results and points
     project=None,       # Folder with settings.ini and nbs/studies
-)->pd.DataFrame: # study, size, points, done, partly, hours (of this machine's cores), GB; NaN where a kind of point has no estimate; why one cannot be planned
+)->pd.DataFrame: # study, size, points, done, partly, hours (of this machine's cores), GB; unknown: points without an estimate; wrong: why a study cannot be planned
     "What every study needs, and all of them together: a point that they share counts once there"
     project = Path(project or project_folder())
     plans, wrong = {}, {}
@@ -188,7 +188,7 @@ def plan_all(
     for study, p in plans.items():
         todo = p[p.state != 'done']
         rows.append(dict(study=study, size=size if study == 'all' else size_of(study, size, project), points=len(p), done=(p.state == 'done').sum(), partly=(p.state == 'partly').sum(),
-                         hours=todo.seconds.sum(skipna=False)/3600/cores(), GB=todo.bytes.sum(skipna=False)/1e9, wrong=wrong.get(study, '')))
+                         hours=todo.seconds.sum()/3600/cores(), GB=todo.bytes.sum()/1e9, unknown=todo.seconds.isna().sum(), wrong=wrong.get(study, '')))
     return pd.DataFrame(rows)
 
 # %% ../nbs/24_studies.ipynb #4c161dc1
@@ -207,6 +207,28 @@ def redraw_study(
     result = _execute(study, given, folder, project, f'{study}-redrawn.ipynb')
     os.replace(folder/f'{study}-redrawn.ipynb', folder/f'{study}.ipynb')
     return result
+
+# %% ../nbs/24_studies.ipynb #830f2bcf
+def _bare(v):
+    "Absolute paths by their last name"
+    if isinstance(v, dict): return {k: _bare(x) for k, x in v.items()}
+    if isinstance(v, list): return [_bare(x) for x in v]
+    return Path(v).name if isinstance(v, str) and os.path.isabs(v) else v
+
+# %% ../nbs/24_studies.ipynb #edeb3929
+def keep_result(
+    folder, # Of a result
+    into,   # Folder that gets a folder of the same name
+)->Path:
+    "Copy result.json, table.csv, claims.csv and the figure"
+    folder = Path(folder); to = Path(into)/folder.name
+    result = read_json(folder/'result.json')
+    to.mkdir(parents=True, exist_ok=True)
+    for f in ('table.csv', 'claims.csv', Path(result.get('figure', '')).name):
+        if (folder/f).is_file(): shutil.copyfile(folder/f, to/f)
+    result['settings'] = {k: v for k, v in result['settings'].items() if k not in ('root', 'out', 'mode')}
+    write_json(to/'result.json', _bare(result))
+    return to
 
 # %% ../nbs/24_studies.ipynb #85e489f4
 def stack_settings(
