@@ -306,10 +306,13 @@ def test_training_on_redrawn_images_is_recorded_repeated_and_resumed(waves, tmp_
 
 def test_fastais_own_unet_is_trained_by_the_same_call(stacks):
     models = pytest.importorskip('torchvision.models', reason='fastai.vision needs a torchvision that fits this torch', exc_type=Exception)
-    from fastai.vision.learner import create_unet_model
-    net = create_unet_model(models.resnet18, 2, (32, 32), pretrained=False, n_in=1)
-    done = fit(net, *stacks[:2], epochs=1)
-    assert predict(done.network, stacks[1].image.values).shape == stacks[1].image.shape
+    from fastai.vision.learner import create_unet_model, unet_learner
+    loaders = training.make_learner(build(SMALL), *stacks[:2]).dls
+    by_learner = unet_learner(loaders, models.resnet18, n_in=1, n_out=2, normalize=False, pretrained=False, loss_func=nn.CrossEntropyLoss()).model
+    for net in (by_learner, create_unet_model(models.resnet18, 2, (32, 32), pretrained=False, n_in=1)):
+        done = fit(net, *stacks[:2], epochs=1, freeze=['layers.0'])
+        assert same(done.network.layers[0], net.layers[0]) and not same(done.network, net)
+        assert predict(done.network, stacks[1].image.values).shape == stacks[1].image.shape
 
 def test_the_learner_keeps_fastais_own_tools(stacks):
     learn = training.make_learner(build(SMALL), *stacks[:2])
