@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['BASE', 'NETWORK', 'SESSIONS', 'CLEAN', 'METRICS', 'combine', 'make_stack', 'stacks', 'part', 'prepare', 'samples',
            'make_network', 'make_baselines', 'make_real_scores', 'pretrain', 'go_on', 'tested', 'epochs_of', 'matrices',
-           'off_diagonal', 'draw_matrices', 'draw_images']
+           'off_diagonal', 'draw_matrices', 'draw_images', 'judge', 'conclude']
 
-# %% ../nbs/23_experiments.ipynb #917a0bc5
+# %% ../nbs/23_experiments.ipynb #4b225d46
 import json
 from glob import glob
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, xarray as xr
 from .benchmarks import deviation, draw_matrix, matrix, scores
+from .claims import draw_claims, verdicts
 from .conventions import check_in, coords
 from .generation import generate
 from .metrics import dice
 from .micrographs import flat_field, gaussian_otsu, micrograph, read_micrograph, remove_xrays, rescale
+from .records import versions, write_json
 from .segmentation import segment
 from .stacks import open_stack
 from .training import fit, transfer
@@ -296,3 +298,29 @@ def draw_images(
     axes[0, 0].set_ylabel('image, y (nm)'); axes[1, 0].set_ylabel('mask, y (nm)')
     fig.tight_layout()
     return fig
+
+# %% ../nbs/23_experiments.ipynb #4d84756b
+def judge(
+    claims:list, # From `claim`
+    out,         # Folder: gets claims.csv and claims.png
+)->pd.DataFrame: # What a reader wants to see of them
+    "Judge a study's claims"
+    table = verdicts(claims)
+    table.to_csv(f'{out}/claims.csv', index=False)
+    draw_claims(table).figure.savefig(f'{out}/claims.png', dpi=110)
+    return table[['statement', 'n', 'effect', 'low', 'high', 'p_adjusted', 'verdict', 'published']].round(3)
+
+# %% ../nbs/23_experiments.ipynb #f288bdd0
+def conclude(
+    study:str,
+    out,          # Folder: gets result.json
+    summary:list, # Lines
+    figure,       # The study's main figure
+    settings:dict,# As `used` gives them
+    points,       # `Points`
+    **more,       # Anything else that is to be kept
+):
+    "Keep and print what a study found"
+    if points.failed: summary = [*summary, f'failed             {len(points.failed)} points; see above']
+    write_json(f'{out}/result.json', dict(study=study, settings=settings, summary=summary, figure=str(figure), failed=points.failed, versions=versions(), **more))
+    print(*summary, sep='\n')
