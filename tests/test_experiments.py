@@ -12,7 +12,7 @@ SMALL = dict(n_structures=8, seed=3, crop=48, scene=dict(cell=[60., 60.], radius
 def made(tmp_path_factory):
     points = Points(tmp_path_factory.mktemp('points'), workers=0)
     base = combine(BASE, SMALL)
-    found = stacks(points, base, {'near': {}, 'far': {'defocus': 300.}, 'small': {'scene': {'radius': 9.}}})
+    found = stacks(points, base, {'near': {}, 'far': {'defocus': ['normal', 300., 5.]}, 'small': {'scene': {'radius': 9.}}})
     return points, base, found
 
 def test_conditions_share_waves_only_where_they_are_the_same(made):
@@ -25,7 +25,7 @@ def test_conditions_share_waves_only_where_they_are_the_same(made):
 
 def test_shared_waves_give_the_images_that_waves_of_their_own_give(made, tmp_path):
     points, base, found = made
-    alone = generate(tmp_path/'alone', workers=0, progress=False, **combine(base, {'defocus': 300.}, {'n_structures': 3, 'keep': 'half'}))
+    alone = generate(tmp_path/'alone', workers=0, progress=False, **combine(base, {'defocus': ['normal', 300., 5.]}, {'n_structures': 3, 'keep': 'half'}))
     shared = samples(found['far'])
     both = np.intersect1d(alone.structure.values, shared.structure.values)
     assert len(both) == 3
