@@ -1,7 +1,8 @@
 """Stacks under fire: killed jobs and workers, damaged files, other settings, leaks"""
 import json, os, signal, subprocess, sys, threading, time
 import numpy as np, pytest, xarray as xr
-from hrtem_seg.generation import generate, local_client, make_structure, regenerate, repair
+from hrtem_seg.generation import Redraw, generate, local_client, make_structure, regenerate, repair
+from hrtem_seg.records import checksum
 from hrtem_seg.stacks import damaged, finished, leaks, merge, open_stack, save_images, save_netcdf, select, stack_record
 
 ASKED = dict(n_structures=8, seed=5, scene=dict(cell=[25.6, 25.6], radius=['uniform', 5., 8.], thickness=10.), wave=dict(pixel=.2, phonons=2),
@@ -211,6 +212,22 @@ def test_tilts_are_drawn_and_recorded(tmp_path):
     assert ds.beam_tilt_x.values == pytest.approx(.5, abs=.05) and (ds.beam_tilt_y == 0).all()
     assert 0 < float(ds.mask.mean()) < .5          # the slope of the tilted beam is no particle
     assert (regenerate(ds, 3).image.values == ds.image.values[3]).all()
+
+def test_network_never_sees_an_image_twice(whole):
+    "Three epochs on redrawn images: as many different images as were asked for, and the settings in the network's record"
+    from hrtem_seg.training import fit
+    seen = []
+    class Watched(Redraw):
+        def read(self, idx, rng):
+            x, y = super().read(idx, rng); seen.extend(checksum(a) for a in x)
+            return x, y
+    ds = open_stack(whole); few = ds.isel(sample=ds.dose.values == 400.)
+    source = Watched(whole, few, dose=('uniform', 100., 400.), defocus=('uniform', -200., 0.), camera='direct', optics={'aberrations': {'A1': [('uniform', 0., 20.), 0.]}})
+    got = fit({'name': 'UNet'}, source, few.isel(sample=[0]), epochs=3, batch_size=4)
+    assert len(seen) == len(set(seen)) == 3*few.sizes['sample']
+    kept = got.record['settings']['augment']['imaging']
+    assert kept['dose'] == ['uniform', 100., 400.] and kept['camera']['mtf'][1] == .97 and kept['optics']['aberrations']['A1'] == [['uniform', 0., 20.], 0.]
+    assert got.record['data']['train']['settings'] == stack_record(whole)['settings']
 
 def test_camera_and_drawn_lens_regenerate(tmp_path):
     k = {**ASKED, 'n_structures': 2, 'camera': {'mtf': [1., .5], 'binning': 2, 'read_noise': ['uniform', 1., 2.]}, 'optics': {'aberrations': {'A1': [['uniform', 0, 40], 0.]}}}
