@@ -110,7 +110,7 @@ def _planned(study, values, root, project):
     "The points that a notebook asks for; none if it has no mode"
     if 'mode' in values:
         with tempfile.TemporaryDirectory() as tmp, chdir(project), redirect_stdout(io.StringIO()):
-            names = {'__name__': '__main__', **values, 'mode': 'plan', 'root': str(root), 'out': tmp}
+            names = {'__name__': '__main__', **{k: v for k, (v, _) in parameters(study, project).items()}, **values, 'mode': 'plan', 'root': str(root), 'out': tmp}
             try:
                 for c in nbf.read(f'nbs/studies/{study}.ipynb', 4).cells:
                     if c.cell_type == 'code' and 'parameters' not in c.metadata.get('tags', []): exec(compile(c.source, f'{study}.ipynb', 'exec'), names)
