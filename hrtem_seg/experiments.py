@@ -55,16 +55,16 @@ SESSIONS = {
     'surrogate CdSe': combine(_session, dict(scene=dict(material='CdSe', radius=['normal', 25., 3.], n_particles=['integers', 1, 3], n_defects=['integers', 0, 2],
                                                         separation=0., thickness=['uniform', 25., 45.])))}
 
-# %% ../nbs/23_experiments.ipynb #4b1e531f
+# %% ../nbs/23_experiments.ipynb #f151955b
 def make_stack(
     folder,      # To fill
-    client=None, # Dask client
+    client=None, # Dask client; None works in this process
     waves=None,  # Folder of a stack whose exit waves are imaged
     **settings,  # As for `generate`
 ):
     "Simulate a stack"
     if waves: settings = {k: v for k, v in settings.items() if k not in ('seed', 'scene', 'wave', 'pixel', 'keep')}
-    generate(folder/'stack', client=client, source=waves and Path(waves)/'stack', **settings)
+    generate(folder/'stack', client=client, workers=None if client else 0, source=waves and Path(waves)/'stack', **settings)
 
 # %% ../nbs/23_experiments.ipynb #4af90494
 _WAVE = ('n_structures', 'seed', 'scene', 'wave', 'pixel', 'keep')   # what exit waves depend on

@@ -1,0 +1,41 @@
+"Every study runs to its end at its smallest size, from one command, and leaves what the results are gathered from"
+import pandas as pd, pytest
+from hrtem_seg.claims import VERDICTS
+from hrtem_seg.records import read_json
+from hrtem_seg.studies import list_studies
+from conftest import run_cli
+
+OTHERS = [s for s in list_studies() if s not in ('dose', 'real')]   # dose has tests of its own, real needs micrographs
+
+@pytest.fixture(scope='session')
+def everything(tmp_path_factory):
+    out = tmp_path_factory.mktemp('all')
+    done = run_cli('study', *OTHERS, '--size', 'tiny', '--out', out)
+    return dict(out=out, done=done)
+
+def test_all_of_them_end_well(everything):
+    assert everything['done'].returncode == 0, everything['done'].stderr[-3000:]
+
+@pytest.mark.parametrize('study', OTHERS)
+def test_a_study_leaves_its_table_claims_and_figure(everything, study):
+    folder = everything['out']/f'{study}-tiny'
+    result, table, claims = read_json(folder/'result.json'), pd.read_csv(folder/'table.csv'), pd.read_csv(folder/'claims.csv')
+    assert result['failed'] == {} and result['summary'] and (folder/result['figure']).stat().st_size > 5000
+    assert {'study', 'phase', 'replicate', 'train', 'tested', 'metric', 'value'} <= set(table) and set(table.study) == {study}
+    assert not table.duplicated([c for c in table if c not in ('value',)]).any(), 'a row is there twice'
+    assert table.value.notna().all() and table[table.metric == 'dice'].value.between(0, 1).all()
+    assert set(claims.verdict) <= set(VERDICTS) and set(claims.verdict) == {'undecided here'}, 'one replicate decides nothing'
+
+def test_the_strategies_start_from_the_networks_of_defocus(everything):
+    "Two studies with the same numbers share points: nothing is trained twice"
+    keys = {s: {k for k in read_json(everything['out']/f'{s}-tiny/result.json')['settings']} for s in ('defocus', 'strategies')}
+    assert keys['defocus'] - keys['strategies'] == set()
+    made = [read_json(f) for f in everything['out'].glob('points/make_network-*/point.json')]
+    starts = [m for m in made if m['settings'].get('phase') == 'pretrain' and set(m['settings']['tests']) == {'-200', '+200'} and isinstance(m['settings']['train'], dict) and not m['settings']['train'].get('n')]
+    assert len(starts) == 2, 'one network for each of the two foci'
+
+def test_all_results_gather_into_one_table(everything):
+    r = run_cli('results', '--out', everything['out'])
+    assert r.returncode == 0, r.stderr
+    table = pd.read_csv(everything['out']/'results.csv')
+    assert set(table.study) == set(OTHERS)
