@@ -124,7 +124,7 @@ def test_redrawing_makes_nothing_and_needs_every_point(toy, runs):
 def test_generate_makes_the_stack_of_a_section(here, tmp_path):
     code, said, _ = here('generate', 'few', '--out', tmp_path/'few', '--workers', 0)
     assert code == 0 and '2 images of 32 × 32 pixels' in said
-    assert len(list((tmp_path/'few/finished').glob('*.json'))) == 2
+    assert len(list((tmp_path/'few/finished').glob('[0-9]*.json'))) == 2
 
 @pytest.mark.parametrize('args, says', [
     (['studies', '--size', 'huge'], "--size='huge': expected one of 'default', 'quick'"),
