@@ -207,14 +207,13 @@ def go_on(
     tests:dict,            # {name: source} to test on
     *,
     n:int,                 # Structures of the target that are trained on
-    n_valid:int|None=None, # Structures that choose the epoch; None for all of the validation split
     seed:int=0,
     benchmark:int=16,      # As for `pretrain`
     **settings,            # As for `transfer`
 )->dict: # {(replicate, name, target): point}
     "Transfer each network to each target that is not its own"
     sets = _scored(tests, benchmark)
-    return {(r, a, b): points.submit(make_network, parent=p, train=part(s, 'train', n), valid=part(s, 'valid', n_valid), seed=seed + r,
+    return {(r, a, b): points.submit(make_network, parent=p, train=part(s, 'train', n), valid=part(s, 'valid'), seed=seed + r,
                                      phase='transfer', **sets, **settings) for (r, a), p in first.items() for b, s in targets.items() if a != b}
 
 # %% ../nbs/23_experiments.ipynb #56199d9c

@@ -22,7 +22,7 @@ print(json.dumps('saveComplexOutputWave' in Metadata.fields))
 # %% ../nbs/08_prismatic.ipynb #292da022
 def prismatic_python()->str:
     "The interpreter that runs Prismatic: the environment variable PRISMATIC_PYTHON, or this one"
-    return os.environ.get('PRISMATIC_PYTHON', sys.executable)
+    return os.environ.get('PRISMATIC_PYTHON') or sys.executable
 
 # %% ../nbs/08_prismatic.ipynb #4187b793
 def prismatic_status(
