@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BASE', 'NETWORK', 'SESSIONS', 'CLEAN', 'METRICS', 'combine', 'make_stack', 'stacks', 'part', 'prepare', 'samples',
-           'make_network', 'make_baselines', 'make_real_scores', 'pretrain', 'go_on', 'tested', 'epochs_of', 'matrices',
-           'off_diagonal', 'draw_matrices', 'draw_images', 'judge', 'conclude']
+           'make_network', 'make_baselines', 'make_real_scores', 'pretrain', 'go_on', 'tested', 'epochs_of', 'changes',
+           'matrices', 'off_diagonal', 'draw_matrices', 'draw_images', 'judge', 'conclude']
 
 # %% ../nbs/23_experiments.ipynb #4b225d46
 import json
@@ -242,6 +242,18 @@ def epochs_of(
     "Scores at every epoch"
     rows = [pd.read_csv(p.folder/'history.csv', dtype={'dataset': str}).assign(**dict(zip(names, map(_name, key)))) for key, p in points.items() if p.done]
     return pd.concat(rows, ignore_index=True)
+
+# %% ../nbs/23_experiments.ipynb #c2538ce6
+def changes(
+    before:pd.DataFrame, # As `tested` gives it, of the networks of `pretrain`
+    after:pd.DataFrame,  # The same of `go_on`, with a column target
+    metric:str='dice',
+)->pd.DataFrame: # the rows of `after`, with where ('home', 'target', 'elsewhere') and change
+    "What each transfer did on every test set"
+    keys = ['replicate', 'train', 'tested', 'metric']
+    t = after[after.metric == metric].merge(before[[*keys, 'value']], on=keys, suffixes=('', '_before'))
+    where = np.select([t.tested == t.train, t.tested == t.target], ['home', 'target'], 'elsewhere')
+    return t.assign(where=where, change=t.value - t.value_before).drop(columns='value_before')
 
 # %% ../nbs/23_experiments.ipynb #35bd9cda
 def matrices(
