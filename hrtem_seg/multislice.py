@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['REACH', 'ENGINES', 'slice_planes', 'turn', 'Wave', 'configurations', 'particle_atoms', 'check_elements',
-           'memory_needed', 'exit_waves', 'exit_wave', 'resample', 'wave_error', 'ideal_image', 'image_error',
-           'phonon_errors', 'choose_accuracy']
+           'memory_needed', 'exit_waves', 'exit_wave', 'resample', 'wave_error', 'particle_wave']
 
 # %% ../nbs/09_multislice.ipynb #dc363335
 import json, math
@@ -186,7 +185,7 @@ def configurations(
     if not pairs: return [scene.positions + u(k) for k in range(phonons)]
     return [scene.positions + s*d for d in map(u, range((phonons + 1)//2)) for s in (1, -1)][:phonons]
 
-# %% ../nbs/09_multislice.ipynb #c0ed5a65
+# %% ../nbs/09_multislice.ipynb #850d81ac
 def particle_atoms(scene)->np.ndarray: # bool
     "True for the atoms that belong to particles"
     return scene.arrays['particle_id'] >= 0 if 'particle_id' in scene.arrays else np.ones(len(scene), bool)
@@ -227,13 +226,16 @@ def memory_needed(
     waves:int=1,         # Waves that are kept: scenes × phonons
     batch:int=1,         # Waves that are computed at once
     precision:str='single',
+    finite:float=0.,     # Å, the slices of finite potentials; 0 where they are projected
+    elements:int=1,      # That the scenes have
 )->int: # bytes
     "Estimate of the memory that exit waves take, with both waves of each arrangement"
     at_once = 12*batch + 6       # two waves, their transforms, transmission functions, the finer grid; propagators and filters
+    if finite: at_once += elements*(1 + 2*batch)*(2*REACH + finite)/min(.25, finite/8)   # a filter and a finer spectrum for each thin layer in reach
     return int(np.prod(shape)*(8 if precision == 'single' else 16)*(at_once + 2*waves))
 
-def _check_memory(shape, waves, batch, precision, device):
-    need = memory_needed(shape, waves, batch, precision)
+def _check_memory(shape, waves, batch, precision, device, finite, elements):
+    need = memory_needed(shape, waves, batch, precision, finite, elements)
     cuda = torch.device(device).type == 'cuda'
     have = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
     if need <= have: return
@@ -269,7 +271,7 @@ def _check_prismatic(table, beam_tilt, specimen_tilt, rms, phonons):
     if table != 'kirkland' or any(beam_tilt) or any(specimen_tilt) or rms is not None and not phonons:
         raise ValueError(f"engine='prismatic' with table={table!r}, beam_tilt={beam_tilt}, specimen_tilt={specimen_tilt}, rms={rms!r}: expected table 'kirkland', no tilt, and displacements with phonons only")
 
-# %% ../nbs/09_multislice.ipynb #b9b0951e
+# %% ../nbs/09_multislice.ipynb #d57499a9
 def exit_waves(
     scenes,                    # Several Atoms, all in boxes of the same lateral size
     *,
@@ -313,7 +315,7 @@ def exit_waves(
     thermal = .1 if rms is None and phonons else rms
     if thermal is not None: [_rms(thermal, s.numbers) for s in scenes]
     batch = batch or (1 if torch.device(device).type == 'cpu' else 8)
-    _check_memory(shape, len(scenes)*max(1, phonons), batch*workers, precision, device)
+    _check_memory(shape, len(scenes)*max(1, phonons), batch*workers, precision, device, slice_thickness*(projection == 'finite'), len(np.unique(np.concatenate([s.numbers for s in scenes]))))
     periods, shear = _tilts(beam_tilt, specimen_tilt, cells[0], energy)
     settings = dict(pixel=px, slice_thickness=slice_thickness, substrate_thickness=substrate_thickness, energy=energy, phonons=phonons,
                     rms=thermal, pairs=pairs, engine=engine, table=table, projection=projection, plane=plane, specimen_tilt=specimen_tilt,
@@ -392,7 +394,7 @@ def resample(
     rest = {k: v for k, v in wave.coords.items() if not {'y', 'x'} & set(v.dims)}
     return xr.DataArray(out.astype(wave.dtype), dims=wave.dims, coords={**rest, **coords(shape, px)}, name=wave.name, attrs=wave.attrs)
 
-# %% ../nbs/09_multislice.ipynb #0636f084
+# %% ../nbs/09_multislice.ipynb #c58b0c9f
 def wave_error(
     wave,           # (y, x) complex DataArray
     reference,      # The same, on any grid over the same cell
@@ -405,78 +407,26 @@ def wave_error(
     d, s = (np.fft.fft2(w)[..., inside] for w in (f.values - g.values, g.values - 1))   # not by coordinates, which may differ in their last bit
     return float(np.linalg.norm(d)/np.linalg.norm(s))
 
-# %% ../nbs/09_multislice.ipynb #f1e6d238
-def ideal_image(
-    waves,                # (..., y, x) complex DataArray
-    energy:float=300e3,   # eV
-    defocus:float=-100.,  # Å, underfocus negative
-    q_max:float=1.,       # 1/Å, the aperture
-)->np.ndarray: # (..., y, x) intensity
-    "Intensity behind a perfect lens, on a grid that just holds it"
-    f = resample(waves, .24/q_max); qy, qx = freqs(f.shape[-2:], float(f.x[1] - f.x[0])); q2 = qy**2 + qx**2
-    lens = np.where(q2 < q_max**2, np.exp(-1j*np.pi*wavelength(energy)*defocus*q2), 0)
-    return np.abs(scipy.fft.ifft2(scipy.fft.fft2(f.values)*lens))**2
-
-# %% ../nbs/09_multislice.ipynb #ec5fbb85
-def image_error(
-    waves,                # (phonon, y, x) complex DataArray
-    reference,            # The same, on any grid over the same cell
-    dose:float=400.,      # e/Å²
-    pixel:float=.2,       # Å, of the camera
-    **kwargs,             # As for `ideal_image`
-)->dict: # shot: rms difference in units of the electrons' noise; contrast: of the image's standard deviation
-    "Error of the mean image, next to its shot noise and its contrast"
-    i, j = (ideal_image(w, **kwargs).mean(0) for w in (waves, reference))
-    return _in_units(np.mean((i - j)**2), j, dose, pixel)
-
-def _in_units(variance, image, dose, pixel):
-    rms = float(np.sqrt(max(0, variance)))
-    return dict(shot=rms/np.sqrt(image.mean()/(dose*pixel**2)), contrast=rms/image.std())
-
-# %% ../nbs/09_multislice.ipynb #c2a715f1
-def phonon_errors(
-    scene,                # Atoms
-    rms=.1,               # Displacement per axis, Å, as in `exit_wave`
-    pairs:int=8,          # Antithetic pairs to measure with
-    dose:float=400.,      # e/Å²
-    camera:float=.2,      # Å, its pixel
-    **kwargs,             # Settings of `exit_wave`
-)->pd.DataFrame: # rows: static, smeared (bias of one run), random, pair (error of one; n have 1/√n of it); columns as of `image_error`
-    "Error of the image through few phonons, in units of shot noise and of contrast"
-    images = ideal_image(exit_wave(scene, phonons=2*pairs, rms=rms, **kwargs).full); images = images.reshape(pairs, 2, *images.shape[1:])
-    mean, scatter = images.mean((0, 1)), images.mean(1).var(0, ddof=1).mean()
-    def bias(r): return np.mean((ideal_image(exit_wave(scene, rms=r, **kwargs).full)[0] - mean)**2) - scatter/pairs
-    variances = dict(static=bias(None), smeared=bias(rms), random=images[:, 0].var(0, ddof=1).mean(), pair=scatter)
-    return pd.DataFrame({k: _in_units(v, mean, dose, camera) for k, v in variances.items()}).T
-
-# %% ../nbs/09_multislice.ipynb #c57544a1
-def choose_accuracy(
-    scene,                 # Atoms
-    error:float=.05,       # Largest relative error of the scattered wave below 1/Å
-    phonon_error:float=.05,# Largest error of the mean image through too few phonons, as a share of its contrast
-    rms=.1,                # Displacement per axis, Å, as in `exit_wave`
-    dose:float=400.,       # e/Å², for the image's error in units of shot noise
-    finest:tuple=(.05, 1.),# Pixel and slice (Å) of the reference
-    **kwargs,              # Further settings of `exit_wave`
-)->tuple: # (settings for `exit_wave`, DataFrame: for four choices the error of the wave, of the image by grid and by phonons in units of shot noise, and of its contrast)
-    "Pixel, slice and number of phonons (in pairs) that meet an error, measured on this scene"
-    check_range(1e-3, 1, error=error, phonon_error=phonon_error)
-    def wave(v, smeared): return exit_wave(scene, pixel=v[0], slice_thickness=v[1], rms=rms if smeared else None, **kwargs).full
-    reference, tried = [wave(finest, k) for k in (False, True)], {}
-    def measure(v, smeared=False):
-        if (v, smeared) not in tried:
-            w, r = wave(v, smeared), reference[smeared]
-            tried[v, smeared] = dict(wave_error=wave_error(w, r), **image_error(w, r, dose))
-        return tried[v, smeared]
-    steps = sorted([(p, t) for p in (.25, .2, .16, .128, .1, .08) for t in (4., 2., 1.)], key=lambda v: 1/(v[0]**2*v[1]))
-    found = next((v for v in steps if measure(v)['wave_error'] <= error), None)
-    if not found: raise ValueError(f'error={error!r}: the finest settings tried reach {min(r["wave_error"] for r in tried.values()):.3f}')
-    phonon = phonon_errors(scene, rms, dose=dose, pixel=.25, slice_thickness=2., **kwargs)
-    pairs = math.ceil((phonon.contrast['pair']/phonon_error)**2)
-    def row(v, kind, n):
-        g, p = measure(v, kind == 'smeared'), phonon.loc[kind]/n**.5
-        return dict(pixel=v[0], slice_thickness=v[1], phonons={'random': n, 'pair': 2*n}.get(kind, kind), wave_error=g['wave_error'], grid_shot=g['shot'],
-                    phonon_shot=p.shot, shot=math.hypot(g['shot'], p.shot), contrast=math.hypot(g['contrast'], p.contrast))
-    table = pd.DataFrame.from_dict(orient='index', data={'default': row((.2, 2.), 'static', 1), 'default, smeared': row((.2, 2.), 'smeared', 1),
-                          "the papers'": row((.1, 2.), 'random', 8), 'chosen': row(found, 'pair', pairs)})
-    return dict(pixel=found[0], slice_thickness=found[1], phonons=2*pairs, rms=rms), table
+# %% ../nbs/09_multislice.ipynb #b6b6145d
+def particle_wave(
+    scene,            # Atoms in a box
+    margin:float=8.,  # Å of vacuum around the particles
+    *,
+    pixel:float=.2,   # Å, largest
+    **kwargs,         # As for `exit_wave`, without tilts
+)->xr.DataArray: # (phonon, y, x), complex64
+    "The wave of the particles alone, from the smallest box that holds them"
+    check_range(0, 1e3, margin=margin)
+    for k in ('beam_tilt', 'specimen_tilt'):
+        if any(kwargs.get(k, ())): raise ValueError(f'{k}={kwargs[k]!r}: a box holds whole particles only where nothing is tilted')
+    box = scene[particle_atoms(scene)]
+    if not len(box): raise ValueError('the scene has no particles')
+    whole, px = grid(np.diag(scene.cell)[:2], pixel)
+    yx = box.positions[:, 1::-1]/px   # pixels
+    first = np.floor(yx.min(0) - margin/px).astype(int)
+    n = [min(w, 2*scipy.fft.next_fast_len(math.ceil((b + margin/px - a)/2))) for a, b, w in zip(first, yx.max(0), whole)]
+    box.positions[:, 1::-1] -= first*px; box.set_cell([n[1]*px, n[0]*px, scene.cell[2, 2]])
+    w = exit_wave(box, pixel=px, **kwargs).particle
+    out = np.ones((len(w), *whole), w.dtype)
+    out[:, (first[0] + np.arange(n[0]))[:, None] % whole[0], (first[1] + np.arange(n[1])) % whole[1]] = w.values
+    return xr.DataArray(out, dims=w.dims, coords={'phonon': w.phonon, **coords(whole, px)}, name='particle', attrs=w.attrs)

@@ -5,8 +5,9 @@ import ase, numpy as np, pytest, torch
 from ase.cluster import Octahedron
 from scipy.special import erf, k0
 from hrtem_seg import potentials
+from hrtem_seg.accuracy import choose_accuracy
 from hrtem_seg.conventions import freqs, interaction, wavelength
-from hrtem_seg.multislice import choose_accuracy, exit_wave, exit_waves, resample, wave_error
+from hrtem_seg.multislice import exit_wave, exit_waves, memory_needed, particle_wave, resample, wave_error
 from hrtem_seg.potentials import POTENTIAL, Projector, parameters, scattering_factor
 from hrtem_seg.prismatic import from_prismatic, prismatic_status, prismatic_wave, prismatic_xyz
 
@@ -264,3 +265,17 @@ def test_accuracy_is_measured_as_it_is_told():
     assert abs(wave_error(exit_wave(a).full, fine) - table.wave_error['default']) < 1e-6
     assert settings['phonons'] % 2 == 0 and settings['rms'] == .08 and np.allclose(table.shot, np.hypot(*table[['grid_shot', 'phonon_shot']].values.T.astype(float)))
     with pytest.raises(ValueError, match='error=0.001: the finest settings tried reach'): choose_accuracy(a, error=.001)
+
+def test_particles_from_their_box_are_those_of_the_whole_cell():
+    "Also across the cell's edges, with phonons, and in a cell that is not square; refused where a box cannot do it"
+    a = ase.Atoms(cluster(cell=(25.6, 38.4, 14.))); a.positions -= [12.8, 12.8, 0]; a.wrap()
+    b = ase.Atoms(cluster(cell=(25.6, 38.4, 14.))); b.positions += [2, -5, 0]
+    for scene in (a, b):
+        whole, box = exit_wave(scene, phonons=2, rms=.08, seed=3).particle, particle_wave(scene, phonons=2, rms=.08, seed=3)
+        assert box.dims == whole.dims and box.sizes == whole.sizes and wave_error(box[0], whole[0]) < .02 < wave_error(box[0], whole[1])
+    with pytest.raises(ValueError, match=r'beam_tilt=\(0, 1\)'): particle_wave(a, beam_tilt=(0, 1))
+    with pytest.raises(ValueError, match='no particles'):
+        a.arrays['particle_id'] = np.full(len(a), -1); particle_wave(a)
+
+def test_finite_potentials_count_in_the_memory():
+    assert memory_needed((640, 640), finite=2., elements=2) > 2*memory_needed((640, 640))
