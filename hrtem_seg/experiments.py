@@ -7,12 +7,12 @@ __all__ = ['BASE', 'NETWORK', 'SESSIONS', 'CLEAN', 'METRICS', 'combine', 'make_s
            'make_network', 'make_baselines', 'make_real_scores', 'pretrain', 'go_on', 'tested', 'epochs_of', 'changes',
            'matrices', 'off_diagonal', 'draw_matrices', 'draw_images', 'judge', 'conclude']
 
-# %% ../nbs/24_experiments.ipynb #4b225d46
+# %% ../nbs/24_experiments.ipynb #14d9ec25
 import json
 from glob import glob
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, xarray as xr
-from .benchmarks import deviation, draw_matrix, matrix, scores
+from .benchmarks import draw_matrix, replicated_matrix, scores
 from .claims import draw_claims, verdicts
 from .conventions import check_in, coords
 from .generation import generate
@@ -111,15 +111,14 @@ def prepare(
     about = {k: v for k, v in stack.coords.items() if v.dims == ('sample',)}
     return xr.Dataset({'image': (stack.image.dims, np.stack(images)), 'mask': (stack.mask.dims, masks)}, {**about, **coords(masks.shape[1:], pixel)}, {**stack.attrs, 'record': json.dumps(record)})
 
-# %% ../nbs/24_experiments.ipynb #b3cd6c67
+# %% ../nbs/24_experiments.ipynb #d7a983db
 def _samples(source):
     folder = getattr(source['stack'], 'folder', source['stack'])   # a point, where the notebook asks itself
     ds = open_stack(Path(folder)/'stack')
     for k, v in source.get('where', {}).items():
-        check_in(ds.coords, where=k)
+        check_in(ds.coords, where=k); check_in(pd.unique(ds[k].values).tolist(), **{k: v})
         ds = ds.isel(sample=(ds[k] == v).values)
     if n := source.get('n'): ds = ds.isel(sample=np.isin(ds.structure, pd.unique(ds.structure.values)[:n]))
-    if not ds.sizes['sample']: raise ValueError(f'no sample in {source["stack"]} has {source.get("where")}')
     return prepare(ds.load(), steps) if (steps := source.get('prepare')) else ds.load()
 
 def samples(
@@ -255,18 +254,15 @@ def changes(
     where = np.select([t.tested == t.train, t.tested == t.target], ['home', 'target'], 'elsewhere')
     return t.assign(where=where, change=t.value - t.value_before).drop(columns='value_before')
 
-# %% ../nbs/24_experiments.ipynb #35bd9cda
+# %% ../nbs/24_experiments.ipynb #38de91d9
 def matrices(
     table:pd.DataFrame, # As `tested` gives it
     order,              # Names of the conditions
     metric:str='dice',
 )->xr.Dataset: # value, deviation (replicate, train, test)
     "Scores and deviations of each replicate"
-    table = table[table.metric == metric]; order = [str(o) for o in order]
-    found = {r: matrix(t, test='tested', order=order) for r, t in table.groupby('replicate')}
-    both = {name: xr.concat([f(m) for m in found.values()], pd.Index(found, name='replicate'), coords='minimal', compat='override', join='outer')
-            for name, f in (('value', lambda m: m), ('deviation', deviation))}
-    return xr.Dataset(both).assign_attrs(metric=metric)
+    chosen = table[table.metric == metric]
+    return replicated_matrix(chosen, 'replicate', test='tested', order=[str(o) for o in order]).assign_attrs(metric=metric)
 
 # %% ../nbs/24_experiments.ipynb #c097ccfa
 def off_diagonal(
