@@ -1,7 +1,7 @@
 "Conditions, sources and tables: what must not depend on how they are asked for"
 import json
 import numpy as np, pandas as pd, pytest, zarr
-from hrtem_seg.experiments import BASE, SESSIONS, combine, matrices, part, pretrain, samples, stacks, tested as mean_scores
+from hrtem_seg.experiments import BASE, METRICS, SESSIONS, combine, matrices, part, pretrain, samples, stacks, tested as mean_scores
 from hrtem_seg.generation import check_settings, generate
 from hrtem_seg.points import Points
 from hrtem_seg.stacks import leaks
@@ -39,7 +39,7 @@ def test_parts_are_disjoint_and_lists_add_up(made):
     assert both.sizes['sample'] == sets[0].sizes['sample'] + 2 and both.image.dims == ('sample', 'y', 'x')
     assert part(found['near'], 'train', 3)['n'] == 3 and samples(part(found['near'], 'train', 3)).sizes['sample'] == 3
 
-@pytest.mark.parametrize('where, says', [({'dosis': 3.}, "where='dosis': expected one of"), ({'dose': 3.}, "has {'dose': 3.0}")])
+@pytest.mark.parametrize('where, says', [({'dosis': 3.}, "where='dosis': expected one of"), ({'dose': 3.}, "dose=3.0: expected one of")])
 def test_a_source_that_names_nothing_is_refused(made, where, says):
     with pytest.raises(ValueError, match=says.replace('{', r'\{')): samples({**made[2]['near'], 'where': where})
 
@@ -58,7 +58,7 @@ def test_a_table_has_a_row_for_each_network_and_test(made):
     two = {k: found[k] for k in ('near', 'far')}
     nets = pretrain(points, two, two, replicates=2, benchmark=1, epochs=1)
     table = mean_scores(nets, 'replicate', 'train')
-    assert len(table) == 2*2*2*2 and not table.duplicated(['replicate', 'train', 'tested', 'metric']).any()
+    assert len(table) == 2*2*2*len(METRICS) and not table.duplicated(['replicate', 'train', 'tested', 'metric']).any()
     own = pd.read_csv(nets[1, 'far'].folder/'tests.csv')
     row = table[(table.replicate == 1) & (table.train == 'far') & (table.tested == 'near') & (table.metric == 'dice')]
     assert row.value.item() == pytest.approx(own[own.dataset == 'near'].dice.mean())
