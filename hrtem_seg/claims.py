@@ -135,15 +135,16 @@ def draw_claims(
     ax.legend(handles=[plt.Line2D([], [], color=c, marker='o', label=v) for v, c in _COLORS.items()] + [plt.Line2D([], [], color='k', marker='D', mfc='none', ls='', label='published')], fontsize=7)
     return ax
 
-# %% ../nbs/23_claims.ipynb #c97e6199
+# %% ../nbs/23_claims.ipynb #65fc954e
 def claims_table(
     folder, # Results: a folder per study, with a claims.csv
     alpha:float=.05, # As for `verdicts`
-)->pd.DataFrame: # and a column run, the name of the folder
+)->pd.DataFrame: # and columns run, the name of the folder, and alone, the verdict within that study
     "The claims of all studies, judged together"
     found = [pd.read_csv(f).assign(run=f.parent.name) for f in sorted(Path(folder).glob('*/claims.csv'))]
     if not found: raise FileNotFoundError(f'{Path(folder).absolute()}: no study with a claims.csv in it')
-    return verdicts(pd.concat(found, ignore_index=True), alpha)
+    alone = pd.concat([verdicts(t, alpha).verdict for t in found], ignore_index=True)
+    return verdicts(pd.concat(found, ignore_index=True), alpha).assign(alone=alone)
 
 # %% ../nbs/23_claims.ipynb #30ca6441
 COLUMNS = ('run', 'study', 'phase', 'replicate', 'train', 'target', 'tested', 'metric', 'value')
