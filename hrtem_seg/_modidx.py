@@ -76,6 +76,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'hrtem_seg.experiments': { 'hrtem_seg.experiments._name': ('experiments.html#_name', 'hrtem_seg/experiments.py'),
                                        'hrtem_seg.experiments._samples': ('experiments.html#_samples', 'hrtem_seg/experiments.py'),
                                        'hrtem_seg.experiments._scored': ('experiments.html#_scored', 'hrtem_seg/experiments.py'),
+                                       'hrtem_seg.experiments.before_and_after': ( 'experiments.html#before_and_after',
+                                                                                   'hrtem_seg/experiments.py'),
                                        'hrtem_seg.experiments.changes': ('experiments.html#changes', 'hrtem_seg/experiments.py'),
                                        'hrtem_seg.experiments.combine': ('experiments.html#combine', 'hrtem_seg/experiments.py'),
                                        'hrtem_seg.experiments.conclude': ('experiments.html#conclude', 'hrtem_seg/experiments.py'),

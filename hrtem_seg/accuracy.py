@@ -12,9 +12,9 @@ from .conventions import check_range
 from .multislice import exit_wave, particle_atoms, resample, wave_error
 from .optics import image
 
-# %% ../nbs/11_accuracy.ipynb #c83f49b9
+# %% ../nbs/11_accuracy.ipynb #ddf792a2
 def _images(waves, defocus=-100., q_max=1.):
-    "What such a lens makes of the mean over phonons, on a grid that just holds it"
+    "What an ideal lens makes of the mean over phonons, on a grid that just holds it"
     return image(resample(waves, .24/q_max), defocus=defocus, aperture=q_max).values.astype(float)
 
 # %% ../nbs/11_accuracy.ipynb #df9dcbc8
@@ -57,7 +57,7 @@ def _thickest(scene, error, wave):
     thin = wave(None)
     return next((t for t in (16., 8., 4.) if wave_error(wave(t), thin) <= error), None)
 
-# %% ../nbs/11_accuracy.ipynb #afd667ab
+# %% ../nbs/11_accuracy.ipynb #fcffa1f6
 def choose_accuracy(
     scene,                 # Atoms
     error:float=.05,       # Largest relative error of the scattered wave below 1/Å
@@ -77,7 +77,7 @@ def choose_accuracy(
             w, r = wave(v, smeared), reference[smeared]
             tried[v, smeared] = dict(wave_error=wave_error(w, r), **image_error(w, r, dose))
         return tried[v, smeared]
-    steps = sorted([(p, t, bare and max(bare, t)) for p in (.25, .2, .16, .128, .1, .08) for t in (4., 2., 1.)], key=lambda v: 1/(v[0]**2*v[1]))
+    steps = sorted([(p, t, bare) for p in (.25, .2, .16, .128, .1, .08) for t in (4., 2., 1.)], key=lambda v: 1/(v[0]**2*v[1]))
     found = next((v for v in steps if measure(v)['wave_error'] <= error), None)
     if not found: raise ValueError(f'error={error!r}: the finest settings tried reach {min(r["wave_error"] for r in tried.values()):.3f}')
     phonon = phonon_errors(scene, rms, dose=dose, pixel=.25, slice_thickness=2., **kwargs)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BASE', 'NETWORK', 'SESSIONS', 'CLEAN', 'METRICS', 'combine', 'make_stack', 'stacks', 'part', 'prepare', 'samples',
            'make_network', 'make_baselines', 'make_real_scores', 'pretrain', 'go_on', 'tested', 'epochs_of', 'changes',
-           'matrices', 'off_diagonal', 'draw_matrices', 'draw_images', 'judge', 'conclude']
+           'matrices', 'before_and_after', 'off_diagonal', 'draw_matrices', 'draw_images', 'judge', 'conclude']
 
 # %% ../nbs/24_experiments.ipynb #14d9ec25
 import json
@@ -263,6 +263,16 @@ def matrices(
     "Scores and deviations of each replicate"
     chosen = table[table.metric == metric]
     return replicated_matrix(chosen, 'replicate', test='tested', order=[str(o) for o in order]).assign_attrs(metric=metric)
+
+# %% ../nbs/24_experiments.ipynb #731f893c
+def before_and_after(
+    before:pd.DataFrame, # As for `changes`
+    after:pd.DataFrame,
+    order,               # Names of the conditions
+)->dict: # {title: Dataset of `matrices`}
+    "Matrices before transfer, and after transfer to the tested condition"
+    on_target = pd.concat([after[after.tested == after.target], before[before.tested == before.train]])
+    return {'before transfer': matrices(before, order), 'after transfer': matrices(on_target, order)}
 
 # %% ../nbs/24_experiments.ipynb #c097ccfa
 def off_diagonal(

@@ -6,10 +6,10 @@
 __all__ = ['REACH', 'ENGINES', 'slice_planes', 'turn', 'Wave', 'configurations', 'particle_atoms', 'check_elements',
            'memory_needed', 'exit_waves', 'exit_wave', 'resample', 'wave_error', 'particle_wave']
 
-# %% ../nbs/09_multislice.ipynb #dc363335
+# %% ../nbs/09_multislice.ipynb #02d59808
 import json, math
 from concurrent.futures import ThreadPoolExecutor
-import numba, numpy as np, pandas as pd, psutil, scipy.fft, torch, xarray as xr
+import numba, numpy as np, psutil, scipy.fft, torch, xarray as xr
 from ase.data import chemical_symbols
 from fastcore.meta import delegates
 from .conventions import check_in, check_range, coords, freqs, interaction, wavelength
@@ -185,7 +185,7 @@ def configurations(
     if not pairs: return [scene.positions + u(k) for k in range(phonons)]
     return [scene.positions + s*d for d in map(u, range((phonons + 1)//2)) for s in (1, -1)][:phonons]
 
-# %% ../nbs/09_multislice.ipynb #850d81ac
+# %% ../nbs/09_multislice.ipynb #ffd1583b
 def particle_atoms(scene)->np.ndarray: # bool
     "True for the atoms that belong to particles"
     return scene.arrays['particle_id'] >= 0 if 'particle_id' in scene.arrays else np.ones(len(scene), bool)
@@ -231,7 +231,7 @@ def memory_needed(
 )->int: # bytes
     "Estimate of the memory that exit waves take, with both waves of each arrangement"
     at_once = 12*batch + 6       # two waves, their transforms, transmission functions, the finer grid; propagators and filters
-    if finite: at_once += elements*(1 + 2*batch)*(2*REACH + finite)/min(.25, finite/8)   # a filter and a finer spectrum for each thin layer in reach
+    if finite: at_once += elements*(1 + 2.6*batch)*(2*REACH + finite)/min(.25, finite/8)   # a filter and a finer spectrum for each thin layer in reach
     return int(np.prod(shape)*(8 if precision == 'single' else 16)*(at_once + 2*waves))
 
 def _check_memory(shape, waves, batch, precision, device, finite, elements):
@@ -407,7 +407,7 @@ def wave_error(
     d, s = (np.fft.fft2(w)[..., inside] for w in (f.values - g.values, g.values - 1))   # not by coordinates, which may differ in their last bit
     return float(np.linalg.norm(d)/np.linalg.norm(s))
 
-# %% ../nbs/09_multislice.ipynb #b6b6145d
+# %% ../nbs/09_multislice.ipynb #5b251830
 def particle_wave(
     scene,            # Atoms in a box
     margin:float=8.,  # Å of vacuum around the particles
@@ -425,6 +425,7 @@ def particle_wave(
     yx = box.positions[:, 1::-1]/px   # pixels
     first = np.floor(yx.min(0) - margin/px).astype(int)
     n = [min(w, 2*scipy.fft.next_fast_len(math.ceil((b + margin/px - a)/2))) for a, b, w in zip(first, yx.max(0), whole)]
+    first = np.where(np.equal(n, whole), 0, first)   # where the box is the cell, the atoms stay
     box.positions[:, 1::-1] -= first*px; box.set_cell([n[1]*px, n[0]*px, scene.cell[2, 2]])
     w = exit_wave(box, pixel=px, **kwargs).particle
     out = np.ones((len(w), *whole), w.dtype)

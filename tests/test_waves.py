@@ -277,5 +277,23 @@ def test_particles_from_their_box_are_those_of_the_whole_cell():
     with pytest.raises(ValueError, match='no particles'):
         a.arrays['particle_id'] = np.full(len(a), -1); particle_wave(a)
 
-def test_finite_potentials_count_in_the_memory():
-    assert memory_needed((640, 640), finite=2., elements=2) > 2*memory_needed((640, 640))
+def test_a_box_as_large_as_a_cell_without_neighbours_is_the_cell():
+    a = ase.Atoms(cluster(cell=(12.8, 12.8, 14.), pbc=False))
+    assert wave_error(particle_wave(a, pixel=.1)[0], exit_wave(a, pixel=.1).particle[0]) < 1e-6
+
+PEAK = """
+import ase, torch
+from ase.cluster import Octahedron
+from pathlib import Path
+from hrtem_seg.multislice import exit_wave
+torch.set_num_threads(1)
+a = Octahedron('Au', 7); a.rotate(37, (1, 2, .5)); a.set_cell((51.2, 51.2, 40.)); a.center(); a.pbc = True
+def peak(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])*1024
+exit_wave(a, pixel=.4, q_max=.8, projection='finite'); before = peak(); exit_wave(a, pixel=.05, projection='finite'); print(peak() - before)
+"""
+
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='the peak of a process is read from /proc')
+def test_the_memory_of_finite_potentials_is_foreseen():
+    "To a fifth below and a factor of three above: it does not know how the atoms lie along the beam"
+    taken = int(subprocess.run([sys.executable, '-c', PEAK], check=True, capture_output=True, text=True).stdout)
+    assert .8*taken < memory_needed((1024, 1024), finite=2.) < 3*taken
