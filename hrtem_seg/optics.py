@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 import numpy as np, torch, xarray as xr
-from .conventions import check_in, check_range, coords, freqs, wavelength
+from .conventions import check_in, check_range, coords, fft2, freqs, ifft2, wavelength
 
 # %% ../nbs/10_optics.ipynb #dcd33069
 TERMS = {  # name: order n, symmetry m, C_nm over the named coefficient
@@ -133,7 +133,7 @@ def _intensity(F, qy, qx, lam, shifts, weights, batch):
         ey, ex = (torch.from_numpy(np.exp(-1j*math.pi*lam*shift*q**2).astype('c8')).to(F.device) for q in (qy, qx))
         lens = ey*ex
         for part in F.split(batch):
-            for field in torch.fft.ifft2(part*lens):  # adding in place is far faster than abs, square and sum
+            for field in ifft2(part*lens, True):  # adding in place is far faster than abs, square and sum
                 for a in (field.real, field.imag): out.addcmul_(a, a, value=float(weight))
     return out/len(F)
 
@@ -177,10 +177,10 @@ def image(
     out, T = np.empty((len(psi), len(foci), ny, nx), 'f4'), damped(0.)
     def one(F, C1):
         a = _intensity(F*(damped(C1) if convergence else T), qy, qx, lam, C1 + shifts, weights, batch)
-        return (a if blur is None else torch.fft.ifft2(torch.fft.fft2(a)*blur).real).cpu().numpy()
+        return (a if blur is None else ifft2(fft2(a + 0j, True)*blur, True).real).cpu().numpy()
     with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for i, p in enumerate(psi):
-            F = torch.fft.fft2(tensor(p))
+            F = fft2(tensor(p))
             for j, a in enumerate((pool.map if threads > 1 else map)(partial(one, F), foci)): out[i, j] = a
     out = xr.DataArray(out.reshape(*(wave.sizes[d] for d in other), len(foci), ny, nx), dims=(*other, 'defocus', 'y', 'x'),
                        coords={**{d: wave[d] for d in other if d in wave.coords}, **coords((ny, nx), px),
@@ -204,7 +204,7 @@ def zero_defocus(
     check_range(10, 2000, reach=reach)
     qy, qx = freqs((ny, nx), px)
     psi = torch.from_numpy(np.ascontiguousarray(wave.values, 'c8')).reshape(-1, ny, nx)
-    with one_thread(): return _least(torch.fft.fft2(psi), qy, qx, lam, reach)
+    with one_thread(): return _least(fft2(psi), qy, qx, lam, reach)
 
 # %% ../nbs/10_optics.ipynb #92bf5a53
 def _least(F, qy, qx, lam, reach):

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.resources import files
 import numba, numpy as np, scipy.fft, torch
 from ase.data import atomic_numbers, chemical_symbols
-from .conventions import check_in, check_range, freqs
+from .conventions import check_in, check_range, fft2, freqs, ifft2
 
 # %% ../nbs/07_potentials.ipynb #c5522531
 POTENTIAL = 47.878009 # 2π a₀ e, V Å²: turns f (Å) into the Fourier transform of the projected potential (V Å³)
@@ -168,7 +168,7 @@ class Projector:
     def spectrum(self, y, x, item=None, items=1):
         "Structure factor of one element's atoms times the bump's transform, before any filter; items in pairs, as in `spread`"
         sy, sx = (f/n/self.pixel for f, n in zip(self.fine, self.shape))
-        return torch.fft.fft2(spread(np.asarray(y)*sy, np.asarray(x)*sx, self.fine, item, items, self.device, self.dtype))
+        return fft2(spread(np.asarray(y)*sy, np.asarray(x)*sx, self.fine, item, items, self.device, self.dtype), overwrite=True)
 
     def add(self, total, spectrum, filter):
         "Add to `total` (None for nothing yet) a filtered spectrum, cut to the potential's grid"
@@ -182,7 +182,7 @@ class Projector:
 
     def potentials(self, total, items):
         "(items, ny, nx) potentials from their summed spectra"
-        v = torch.view_as_real(torch.fft.ifft2(total))
+        v = torch.view_as_real(ifft2(total, overwrite=True))
         return v.movedim(-1, 1).flatten(0, 1)[:items]
 
     def __call__(self,

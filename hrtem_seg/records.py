@@ -7,6 +7,7 @@ __all__ = ['plain', 'content_hash', 'checksum', 'rng_for', 'versions', 'write_js
 
 # %% ../nbs/01_records.ipynb #3b9f2723
 import hashlib, json, os, platform
+from functools import cache
 from importlib.metadata import version, PackageNotFoundError
 from pathlib import Path
 import numpy as np
@@ -54,14 +55,17 @@ def rng_for(
     return np.random.default_rng([int(seed), *words])
 
 # %% ../nbs/01_records.ipynb #dc800966
+@cache   # reading what is installed takes longer than a small wave
+def _version(package):
+    try: return version(package)
+    except PackageNotFoundError: return None
+
 def versions(
     *packages, # Names; by default those that compute
 )->dict:
     "Installed versions of Python and of the packages that compute"
     out = {'python': platform.python_version()}
-    for p in packages or ('hrtem_seg', 'numpy', 'scipy', 'numba', 'ase', 'torch', 'fastai', 'xarray', 'zarr'):
-        try: out[p] = version(p)
-        except PackageNotFoundError: out[p] = None
+    for p in packages or ('hrtem_seg', 'numpy', 'scipy', 'numba', 'ase', 'torch', 'ducc0', 'fastai', 'xarray', 'zarr'): out[p] = _version(p)
     return out
 
 # %% ../nbs/01_records.ipynb #bea8a97b

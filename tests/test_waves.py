@@ -297,3 +297,12 @@ def test_the_memory_of_finite_potentials_is_foreseen():
     "To a fifth below and a factor of three above: it does not know how the atoms lie along the beam"
     taken = int(subprocess.run([sys.executable, '-c', PEAK], check=True, capture_output=True, text=True).stdout)
     assert .8*taken < memory_needed((1024, 1024), finite=2.) < 3*taken
+
+def test_both_fourier_transforms_give_the_same_wave(monkeypatch):
+    pytest.importorskip('ducc0')
+    waves = []
+    for here in (True, False):
+        monkeypatch.setattr('hrtem_seg.conventions.HAS_DUCC', here)
+        waves.append(exit_wave(cluster(), pixel=.2))
+    assert abs(waves[0].full - waves[1].full).max() < 1e-5
+    assert wave_error(waves[0].full[0], waves[1].full[0]) < 1e-5
