@@ -152,14 +152,15 @@ def test_bad_settings_are_refused_by_name_before_training(stacks):
 def test_fit_equals_a_plain_pytorch_loop(stacks):
     train, valid, _ = stacks
     fast = fit(SMALL, train, valid, epochs=2, lr=1e-3, schedule='constant', augment={}, keep='last', precision='float32')
-    net = build(SMALL, 0); opt = torch.optim.Adam(net.parameters(), lr=1e-3); samples = Samples(train)
+    # in the same memory layout, since Adam's first steps make much of the last bits
+    net = build(SMALL, 0).to(memory_format=torch.channels_last); opt = torch.optim.Adam(net.parameters(), lr=1e-3); samples = Samples(train)
     loader = training.Batches(samples, 8, True, 0)
     for epoch in range(2):
         loader.epoch = epoch
         for x, y in loader:
-            opt.zero_grad(); F.cross_entropy(net(x), y).backward(); opt.step()
+            opt.zero_grad(); F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y).backward(); opt.step()
     net.eval()
-    np.testing.assert_allclose(predict(fast.network, valid.image.values), predict(net, valid.image.values), atol=1e-3)
+    np.testing.assert_allclose(predict(fast.network, valid.image.values), predict(net, valid.image.values), atol=1e-4)
 
 def test_any_module_is_trained_and_not_changed(stacks, tmp_path):
     class Plain(nn.Module):
