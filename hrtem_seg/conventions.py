@@ -65,6 +65,7 @@ HAS_DUCC = importlib.util.find_spec('ducc0') is not None
 
 def _transform(a, forward, overwrite):
     import torch   # here, as it takes seconds and structures do without it
+    if not a.is_complex(): raise TypeError(f'dtype={a.dtype}: expected a complex tensor')
     if not HAS_DUCC or a.device.type != 'cpu': return (torch.fft.fft2 if forward else torch.fft.ifft2)(a)
     from ducc0.fft import c2c
     out = a if overwrite else torch.empty_like(a)

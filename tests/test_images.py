@@ -99,3 +99,8 @@ def test_labels_partition_the_mask(waves):
     for bad in (0., -1., math.pi, 4.):
         with pytest.raises(ValueError, match='threshold'): phase_mask(waves['particle'], threshold=bad)
     with pytest.raises(ValueError, match="by='element'"): label_map(waves['scene'], m, 'element')
+
+def test_a_wave_is_left_as_it_was(waves):
+    w = waves['full'].copy(deep=True)
+    image(w, defocus=-70., focal_spread=10., vibration=.3); zero_defocus(w)
+    assert (w == waves['full']).all()
