@@ -1,8 +1,8 @@
 "Every study runs to its end at its smallest size, from one command, and leaves what the results are gathered from"
 import pandas as pd, pytest
-from hrtem_seg.claims import VERDICTS
-from hrtem_seg.records import read_json
-from hrtem_seg.studies import list_studies
+from hrtem_seg.experiments.claims import VERDICTS
+from hrtem_seg.core.records import read_json
+from hrtem_seg.experiments.runner import list_studies
 from conftest import run_cli
 
 OTHERS = [s for s in list_studies() if s not in ('dose', 'real')]   # dose has tests of its own, real needs micrographs

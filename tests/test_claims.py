@@ -2,7 +2,7 @@
 import warnings
 import numpy as np, pandas as pd, pytest
 from scipy import stats
-from hrtem_seg.claims import ALTERNATIVES, VERDICTS, claim, claims_table, draw_claims, gather, verdicts
+from hrtem_seg.experiments.claims import ALTERNATIVES, VERDICTS, claim, claims_table, draw_claims, gather, verdicts
 
 @pytest.fixture
 def rng(): return np.random.default_rng(5)

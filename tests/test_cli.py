@@ -10,9 +10,9 @@ mode: str = 'make' # make, plan, redraw
 root: str = 'runs/points' # finished points
 out: str = 'runs/x' # results"""
 BODY = """import numpy as np, pandas as pd
-from hrtem_seg.claims import claim, verdicts
-from hrtem_seg.points import Points
-from hrtem_seg.records import write_json
+from hrtem_seg.experiments.claims import claim, verdicts
+from hrtem_seg.experiments.points import Points
+from hrtem_seg.core.records import write_json
 def make_score(folder, dose, seed):
     if dose < 0: raise ValueError(f'dose={dose}: no such beam')
     (folder/'dice').write_text(str(.8 + .1*(dose > 100) + .01*np.random.default_rng([int(dose), seed]).normal()))

@@ -1,10 +1,10 @@
 "Conditions, sources and tables: what must not depend on how they are asked for"
 import json
 import numpy as np, pandas as pd, pytest, zarr
-from hrtem_seg.experiments import BASE, METRICS, SESSIONS, combine, matrices, part, pretrain, samples, stacks, tested as mean_scores
-from hrtem_seg.generation import check_settings, generate
-from hrtem_seg.points import Points
-from hrtem_seg.stacks import leaks
+from hrtem_seg.experiments.experiments import BASE, METRICS, SESSIONS, combine, matrices, part, pretrain, samples, stacks, tested as mean_scores
+from hrtem_seg.data.generation import check_settings, generate
+from hrtem_seg.experiments.points import Points
+from hrtem_seg.data.stacks import leaks
 
 SMALL = dict(n_structures=8, seed=3, crop=48, scene=dict(cell=[60., 60.], radius=12., n_particles=1), wave=dict(pixel=.3, slice_thickness=4.))
 

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch, torch.nn.functional as F, xarray as xr
 from fastai.basics import Callback
 from torch import nn
-from hrtem_seg import training
-from hrtem_seg.benchmarks import Benchmarks, evaluate, scores
-from hrtem_seg.metrics import METRICS, dice
-from hrtem_seg.networks import ResNetUNet, UNet, build, choose_precision, load_network, predict, receptive_field, save_network, standardise
-from hrtem_seg.training import Samples, fit, transfer
+from hrtem_seg.learning import training
+from hrtem_seg.learning.benchmarks import Benchmarks, evaluate, scores
+from hrtem_seg.learning.metrics import METRICS, dice
+from hrtem_seg.learning.networks import ResNetUNet, UNet, build, choose_precision, load_network, predict, receptive_field, save_network, standardise
+from hrtem_seg.learning.training import Samples, fit, transfer
 
 PUBLISHED = Path(__file__).parents[2]/'shared'/'real'/'published_unets'
 SMALL = {'name': 'UNet', 'filters': [4, 8], 'bottleneck': 8}
@@ -268,7 +268,7 @@ def test_particles_are_found_as_by_hand(blobs):
         assert abs(METRICS['particle_precision'](p, t)[0] - found/len(a)) < 1e-12 and abs(METRICS['particle_recall'](p, t)[0] - found/len(b)) < 1e-12
 
 def test_boundary_loss_weighs_by_the_signed_distance():
-    from hrtem_seg.metrics import BoundaryLoss, signed_distance
+    from hrtem_seg.learning.metrics import BoundaryLoss, signed_distance
     t = torch.zeros(1, 12, 16, dtype=torch.long); t[0, 3:8, 4:9] = 1
     inside, outside = np.argwhere(t[0].numpy() == 1), np.argwhere(t[0].numpy() == 0)
     d = np.array([[-np.linalg.norm(outside - (j, i), axis=1).min() if t[0, j, i] else np.linalg.norm(inside - (j, i), axis=1).min() for i in range(16)] for j in range(12)])
@@ -278,7 +278,7 @@ def test_boundary_loss_weighs_by_the_signed_distance():
     assert abs(float(BoundaryLoss(.3)(logits, t) - expect)) < 1e-5
 
 def test_replicates_in_worker_processes_are_the_single_runs(stacks, tmp_path):
-    from hrtem_seg.generation import local_client
+    from hrtem_seg.data.generation import local_client
     here = [fit(SMALL, *stacks[:2], epochs=1, seed=s) for s in (0, 1)]
     with (client := local_client(1)).cluster, client:
         client.run(torch.set_num_threads, 1)
@@ -288,13 +288,13 @@ def test_replicates_in_worker_processes_are_the_single_runs(stacks, tmp_path):
 
 @pytest.fixture(scope='module')
 def waves(tmp_path_factory):
-    from hrtem_seg.generation import generate
+    from hrtem_seg.data.generation import generate
     path = tmp_path_factory.mktemp('redraw')/'stack'
     return path, generate(path, n_structures=4, seed=0, scene=dict(cell=(25.6, 25.6), radius=6., thickness=10.), wave=dict(pixel=.2), pixel=.8, doses=[400.],
                           splits={'train': .5, 'valid': .5}, workers=0, progress=False)
 
 def test_training_on_redrawn_images_is_recorded_repeated_and_resumed(waves, tmp_path):
-    from hrtem_seg.generation import Redraw
+    from hrtem_seg.data.generation import Redraw
     path, ds = waves
     def redraw(dose): return Redraw(path, ds.isel(sample=(ds.split == 'train').values), dose=dose, defocus=('normal', -100., 20.))
     settings, valid = dict(epochs=2, batch_size=1), ds.isel(sample=(ds.split == 'valid').values)
@@ -359,7 +359,7 @@ def test_progress_is_shown_when_asked(stacks, capsys):
 
 def test_specks_are_dropped_by_size_alone_and_it_is_recorded(tmp_path):
     from skimage.io import imread, imsave
-    from hrtem_seg.segmentation import drop_specks, segment, segment_file
+    from hrtem_seg.segmentation.segmentation import drop_specks, segment, segment_file
     network = Path(__file__).parents[1]/'data'/'network'
     yy, xx = np.mgrid[:160, :160]
     field = np.random.default_rng(0).poisson(40 - 15*(np.hypot(yy - 60, xx - 60) < 30) - 15*(np.hypot(yy - 120, xx - 120) < 10))

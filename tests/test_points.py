@@ -2,8 +2,8 @@
 import os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
-from hrtem_seg.points import Planned, Points, network_cost, point_key, stack_cost
-from hrtem_seg.records import read_json, write_json
+from hrtem_seg.experiments.points import Planned, Points, network_cost, point_key, stack_cost
+from hrtem_seg.core.records import read_json, write_json
 
 # a module that worker processes can import
 MAKERS = '''
@@ -35,7 +35,7 @@ def makers(tmp_path, monkeypatch):
 STUDY = '''
 import sys, json
 from point_makers import network, stack
-from hrtem_seg.points import Points
+from hrtem_seg.experiments.points import Points
 if __name__ == '__main__':
     root, log, doses = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     points = Points(root, workers=1)

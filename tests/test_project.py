@@ -1,8 +1,8 @@
 "What keeps the project in one piece: notebooks, modules and README say the same"
-import json, os, shutil, subprocess, sys
+import ast, json, os, shutil, subprocess, sys
 from pathlib import Path
 import pytest
-from hrtem_seg.studies import list_studies, parameters, sizes, study_settings
+from hrtem_seg.experiments.runner import list_studies, parameters, sizes, study_settings
 
 BIN = Path(sys.executable).parent
 
@@ -10,7 +10,12 @@ def tracked(project):
     out = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=project, capture_output=True, text=True, check=True).stdout
     return [Path(f) for f in out.splitlines() if (project/f).is_file()]
 
-def chapters(project): return sorted((project/'nbs').glob('[0-9]*.ipynb'))
+# a part imports parts to its left, never to its right
+PARTS = ('core', 'structures', 'waves', 'imaging', 'data', 'micrographs', 'learning', 'segmentation', 'experiments', 'cli')
+
+def chapters(project, part): return sorted((project/'nbs'/part).glob('[0-9]*.ipynb'))
+
+def module_of(notebook): return notebook.stem[3:] if notebook.parent.name == 'cli' else f'{notebook.parent.name}.{notebook.stem[3:]}'
 
 def cells(path): return json.loads(path.read_text())['cells']
 
@@ -21,18 +26,29 @@ def test_modules_and_readme_are_what_the_notebooks_export(project, tmp_path):
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'PYTHONPATH': str(tmp_path)}
     subprocess.run(['make', '-o', f'{sys.prefix}/ready', f'VENV={sys.prefix}', 'sync'], cwd=tmp_path, env=env, check=True, capture_output=True)
     differ = [str(f) for f in tracked(project) if f.parts[0] in ('nbs', 'hrtem_seg', 'README.md') and (project/f).read_bytes() != (tmp_path/f).read_bytes()]
-    made = {str(f.relative_to(tmp_path)) for f in (tmp_path/'hrtem_seg').glob('*.py')} - {str(f) for f in tracked(project)}
+    made = {str(f.relative_to(tmp_path)) for f in (tmp_path/'hrtem_seg').rglob('*.py')} - {str(f) for f in tracked(project)}
     assert not differ and not made, f'run make sync: {differ + sorted(made)}'
 
 def test_chapters_are_numbered_without_gaps_and_short_enough(project):
-    assert [int(f.name[:2]) for f in chapters(project)] == list(range(len(chapters(project))))
-    assert {f.name: n for f in chapters(project) if (n := len(cells(f))) > 65} == {}
+    for part in PARTS:
+        found = chapters(project, part)
+        assert [int(f.name[:2]) for f in found] == list(range(len(found))), part
+        assert {f.name: n for f in found if (n := len(cells(f))) > 65} == {}
+
+def test_every_numbered_notebook_is_in_a_part(project):
+    folders = {f.parent.relative_to(project/'nbs').as_posix() for f in (project/'nbs').rglob('[0-9]*.ipynb') if '.ipynb_checkpoints' not in f.parts}
+    assert folders == set(PARTS)
 
 def test_imports_run_one_way(project):
-    order = [f.stem[3:] for f in chapters(project)]
+    order = [module_of(f) for part in PARTS for f in chapters(project, part)]
     for i, name in enumerate(order):
-        text = (project/f'hrtem_seg/{name}.py').read_text()
-        later = [m for m in order[i+1:] if f'from hrtem_seg.{m} import' in text or f'from .{m} import' in text]
+        tree = ast.parse((project/f"hrtem_seg/{name.replace('.', '/')}.py").read_text())
+        found = set()
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom): continue
+            if node.level: found.add('.'.join([*name.split('.')[:-node.level], *filter(None, [node.module])]))
+            elif (node.module or '').startswith('hrtem_seg.'): found.add(node.module.removeprefix('hrtem_seg.'))
+        later = [m for m in order[i+1:] if m in found]
         assert not later, f'{name} imports {later}, which come after it'
 
 def test_studies_have_a_parameter_cell_and_no_outputs(project):

@@ -1,15 +1,15 @@
 """Stacks under fire: killed jobs and workers, damaged files, other settings, leaks"""
 import json, os, signal, subprocess, sys, threading, time
 import numpy as np, pytest, xarray as xr
-from hrtem_seg.generation import Redraw, generate, local_client, make_structure, regenerate, repair
-from hrtem_seg.records import checksum
-from hrtem_seg.stacks import damaged, finished, leaks, merge, open_stack, save_images, save_netcdf, select, stack_record
+from hrtem_seg.data.generation import Redraw, generate, local_client, make_structure, regenerate, repair
+from hrtem_seg.core.records import checksum
+from hrtem_seg.data.stacks import damaged, finished, leaks, merge, open_stack, save_images, save_netcdf, select, stack_record
 
 ASKED = dict(n_structures=8, seed=5, scene=dict(cell=[25.6, 25.6], radius=['uniform', 5., 8.], thickness=10.), wave=dict(pixel=.2, phonons=2),
              optics=dict(focal_spread=10.), doses=[50., 400.], defocus=['normal', -100., 15.], crop=96)
 FILES = ('finished/*.json', 'image/c/*/*/*', 'mask/c/*/*/*', 'waves/*/c/*/*/*/*/*')
 JOB = f'''
-from hrtem_seg.generation import generate
+from hrtem_seg.data.generation import generate
 if __name__ == '__main__':
     import sys
     generate(sys.argv[1], workers=2, progress=False, **{ASKED!r})
@@ -68,8 +68,8 @@ def test_killed_worker_costs_nothing(whole, tmp_path):
     finally: client.close(); cluster.close()
 
 @pytest.mark.parametrize('script, message', [
-    ("from hrtem_seg.generation import generate\ngenerate({path!r}, workers=2, progress=False, **{asked!r})", "job.py: new processes read the script"),
-    ("from hrtem_seg.generation import local_client\nif __name__ == '__main__': pass\nlocal_client(1)", 'the worker processes did not start')])
+    ("from hrtem_seg.data.generation import generate\ngenerate({path!r}, workers=2, progress=False, **{asked!r})", "job.py: new processes read the script"),
+    ("from hrtem_seg.data.generation import local_client\nif __name__ == '__main__': pass\nlocal_client(1)", 'the worker processes did not start')])
 def test_script_without_guard_is_told_in_one_line(tmp_path, script, message):
     (tmp_path/'job.py').write_text(script.format(path=str(tmp_path/'stack'), asked=ASKED))
     done = subprocess.run([sys.executable, tmp_path/'job.py'], capture_output=True, text=True, timeout=120)
@@ -128,7 +128,7 @@ def test_bad_settings_are_refused_before_anything_is_made(tmp_path, change, mess
     assert not (tmp_path/'stack').exists()
 
 def test_failure_keeps_the_rest_and_names_the_structure(tmp_path, monkeypatch):
-    import hrtem_seg.generation as g
+    import hrtem_seg.data.generation as g
     real = g.make_structure
     def sometimes(settings, number, *a): return real(settings, number, *a) if number != 2 else 1/0
     monkeypatch.setattr(g, 'make_structure', sometimes)
@@ -215,7 +215,7 @@ def test_tilts_are_drawn_and_recorded(tmp_path):
 
 def test_network_never_sees_an_image_twice(whole):
     "Three epochs on redrawn images: as many different images as were asked for, and the settings in the network's record"
-    from hrtem_seg.training import fit
+    from hrtem_seg.learning.training import fit
     seen = []
     class Watched(Redraw):
         def read(self, idx, rng):

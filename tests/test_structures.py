@@ -6,12 +6,12 @@ import pytest
 from scipy.spatial import cKDTree
 from ase import Atoms
 from ase.spacegroup import crystal as ase_crystal
-from hrtem_seg.crystals import LATTICES, crystal, shells, turn_matrix
-from hrtem_seg.particles import FAULTS, build_particle, common_neighbours, draw_particle, stacking, stacking_sequence
-from hrtem_seg.records import checksum, content_hash, plain, rng_for
-from hrtem_seg.scenes import ROLES, build_scene, displace, draw_scene, export_scene, random_scene, regenerate
-from hrtem_seg.shapes import SHAPES, resolve, signed_distance
-from hrtem_seg.substrates import SUBSTRATES, substrate
+from hrtem_seg.structures.crystals import LATTICES, crystal, shells, turn_matrix
+from hrtem_seg.structures.particles import FAULTS, build_particle, common_neighbours, draw_particle, stacking, stacking_sequence
+from hrtem_seg.core.records import checksum, content_hash, plain, rng_for
+from hrtem_seg.structures.scenes import ROLES, build_scene, displace, draw_scene, export_scene, random_scene, regenerate
+from hrtem_seg.structures.shapes import SHAPES, resolve, signed_distance
+from hrtem_seg.structures.substrates import SUBSTRATES, substrate
 
 RECORDS = {
     'faults': dict(n_particles=2, radius=12., n_defects=2),
@@ -52,7 +52,7 @@ def test_invariants(scenes, kind):
 def test_same_bits_in_another_process(scenes):
     "Build every record in a fresh interpreter"
     records = {k: s.info['record'] for k, s in scenes.items()}
-    code = ('import json, sys; from hrtem_seg.scenes import build_scene\n'
+    code = ('import json, sys; from hrtem_seg.structures.scenes import build_scene\n'
             'r = json.load(sys.stdin)\n'
             'print(json.dumps({k: build_scene(v).info["record"]["result"]["checksum"] for k, v in r.items()}))')
     out = subprocess.run([sys.executable, '-c', code], input=json.dumps(records), capture_output=True, text=True, check=True)
@@ -97,8 +97,8 @@ def test_every_fault_is_in_the_atoms():
             assert sum(c.islower() for c in stacking_sequence(r)) == len(FAULTS[kind])
 
 def turn_up(record, layers):
-    from hrtem_seg.crystals import turn
-    from hrtem_seg.particles import _frame
+    from hrtem_seg.structures.crystals import turn
+    from hrtem_seg.structures.particles import _frame
     return turn(turn([[0, 0, 1]], _frame(layers, record['variant'])), turn_matrix(record['orientation']))[0]
 
 def test_hcp_metal_has_basal_faults():

@@ -3,9 +3,9 @@ import hashlib, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, numpy as np, pandas as pd, psutil, pytest
 from skimage.io import imread, imsave
-from hrtem_seg.records import read_json
-from hrtem_seg.experiments import samples
-from hrtem_seg.studies import study_settings
+from hrtem_seg.core.records import read_json
+from hrtem_seg.experiments.experiments import samples
+from hrtem_seg.experiments.runner import study_settings
 from conftest import run_cli
 
 def weights(out):

@@ -4,12 +4,12 @@ from pathlib import Path
 import ase, numpy as np, pytest, torch
 from ase.cluster import Octahedron
 from scipy.special import erf, k0
-from hrtem_seg import potentials
-from hrtem_seg.accuracy import choose_accuracy
-from hrtem_seg.conventions import freqs, interaction, wavelength
-from hrtem_seg.multislice import exit_wave, exit_waves, memory_needed, particle_wave, resample, wave_error
-from hrtem_seg.potentials import POTENTIAL, Projector, parameters, scattering_factor
-from hrtem_seg.prismatic import from_prismatic, prismatic_status, prismatic_wave, prismatic_xyz
+from hrtem_seg.waves import potentials
+from hrtem_seg.imaging.accuracy import choose_accuracy
+from hrtem_seg.core.conventions import freqs, interaction, wavelength
+from hrtem_seg.waves.multislice import exit_wave, exit_waves, memory_needed, particle_wave, resample, wave_error
+from hrtem_seg.waves.potentials import POTENTIAL, Projector, parameters, scattering_factor
+from hrtem_seg.waves.prismatic import from_prismatic, prismatic_status, prismatic_wave, prismatic_xyz
 
 SHARED = Path(__file__).parents[2]/'shared'/'prismatic'
 reference = pytest.mark.skipif(not SHARED.exists(), reason=f'no reference waves of Prismatic 2.0 in {SHARED}')
@@ -285,7 +285,7 @@ PEAK = """
 import ase, torch
 from ase.cluster import Octahedron
 from pathlib import Path
-from hrtem_seg.multislice import exit_wave
+from hrtem_seg.waves.multislice import exit_wave
 torch.set_num_threads(1)
 a = Octahedron('Au', 7); a.rotate(37, (1, 2, .5)); a.set_cell((51.2, 51.2, 40.)); a.center(); a.pbc = True
 def peak(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])*1024
@@ -302,7 +302,7 @@ def test_both_fourier_transforms_give_the_same_wave(monkeypatch):
     pytest.importorskip('ducc0')
     waves = []
     for here in (True, False):
-        monkeypatch.setattr('hrtem_seg.conventions.HAS_DUCC', here)
+        monkeypatch.setattr('hrtem_seg.core.conventions.HAS_DUCC', here)
         waves.append(exit_wave(cluster(), pixel=.2))
     assert (waves[0].full != waves[1].full).any()   # so two libraries did it
     assert abs(waves[0].full - waves[1].full).max() < 1e-5
