@@ -10,7 +10,7 @@ import argparse, sys
 from pathlib import Path
 from papermill.exceptions import PapermillExecutionError
 from .experiments.claims import claims_table, gather, to_dataset
-from .core.conventions import check_in, check_range
+from .core.checks import check_in, check_range
 from .data.generation import generate
 from .micrographs.micrographs import read_micrograph
 from .experiments.points import cores

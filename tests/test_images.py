@@ -2,7 +2,8 @@
 import math
 import numpy as np, pytest, xarray as xr
 from hrtem_seg.imaging.cameras import CAMERAS, detect, expose
-from hrtem_seg.core.conventions import coords, freqs
+from hrtem_seg.core.units import coords
+from hrtem_seg.core.fourier import freqs
 from hrtem_seg.imaging.labels import edge_distance, label_map, phase_map, phase_mask
 from hrtem_seg.waves.multislice import exit_wave
 from hrtem_seg.imaging.optics import TEAM05, TERMS, aberration_list, chi, image, zero_defocus
@@ -47,7 +48,7 @@ def test_each_aberration_has_its_symmetry():
         assert chi(0, 2*q, 300e3, 0, {name: 1e3})/chi(0, q, 300e3, 0, {name: 1e3}) == pytest.approx(2**(n + 1))
 
 def test_defocus_is_propagation(waves):
-    from hrtem_seg.core.conventions import wavelength
+    from hrtem_seg.core.units import wavelength
     w = waves['full']; q2 = sum(f**2 for f in freqs(w.shape[1:], float(w.x[1])))
     there = np.fft.ifft2(np.fft.fft2(w.values)*np.exp(-1j*np.pi*wavelength(300e3)*60*q2))
     assert np.abs((np.abs(there)**2).mean(0) - image(w, defocus=60.).values).max() < 1e-4

@@ -6,7 +6,8 @@ from ase.cluster import Octahedron
 from scipy.special import erf, k0
 from hrtem_seg.waves import potentials
 from hrtem_seg.imaging.accuracy import choose_accuracy
-from hrtem_seg.core.conventions import freqs, interaction, wavelength
+from hrtem_seg.core.units import interaction, wavelength
+from hrtem_seg.core.fourier import freqs
 from hrtem_seg.waves.multislice import exit_wave, exit_waves, memory_needed, particle_wave, resample, wave_error
 from hrtem_seg.waves.potentials import POTENTIAL, Projector, parameters, scattering_factor
 from hrtem_seg.waves.prismatic import from_prismatic, prismatic_status, prismatic_wave, prismatic_xyz
@@ -302,7 +303,7 @@ def test_both_fourier_transforms_give_the_same_wave(monkeypatch):
     pytest.importorskip('ducc0')
     waves = []
     for here in (True, False):
-        monkeypatch.setattr('hrtem_seg.core.conventions.HAS_DUCC', here)
+        monkeypatch.setattr('hrtem_seg.core.fourier.HAS_DUCC', here)
         waves.append(exit_wave(cluster(), pixel=.2))
     assert (waves[0].full != waves[1].full).any()   # so two libraries did it
     assert abs(waves[0].full - waves[1].full).max() < 1e-5

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np, xarray as xr
 from tqdm import tqdm
 from ..imaging.cameras import CAMERAS, detect, expose
-from ..core.conventions import check_in, check_range, coords
+from ..core.checks import check_in, check_range
+from ..core.units import coords
 from ..imaging.labels import label_map, mask_settings, particle_mask
 from ..waves.multislice import exit_wave, resample
 from ..imaging.optics import grid_of, image, one_thread, zero_defocus

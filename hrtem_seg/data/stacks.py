@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np, pandas as pd, tifffile, xarray as xr, zarr
 from PIL import Image
 from zarr.codecs import BloscCodec
-from ..core.conventions import check_in, coords
+from ..core.checks import check_in
+from ..core.units import coords
 from ..imaging.labels import mask_settings
 from ..core.records import checksum, content_hash, plain, read_json, versions, write_json
 

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, xarray as xr
 from scipy import stats
-from ..core.conventions import check_in, check_range
+from ..core.checks import check_in, check_range
 
 # %% ../../nbs/experiments/01_claims.ipynb #ffcd36b3
 ALTERNATIVES = ('greater', 'less', 'two-sided', 'within')

@@ -14,7 +14,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, xarray as xr
 from ..learning.benchmarks import draw_matrix, replicated_matrix, scores
 from .claims import draw_claims, verdicts
-from ..core.conventions import check_in, coords
+from ..core.checks import check_in
+from ..core.units import coords
 from ..data.generation import generate
 from ..learning.metrics import dice
 from ..micrographs.micrographs import flat_field, gaussian_otsu, micrograph, read_micrograph, remove_xrays, rescale

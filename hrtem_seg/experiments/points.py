@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from distributed import Client
 from tqdm import tqdm
 from .. import __version__
-from ..core.conventions import check_in
+from ..core.checks import check_in
 from ..data.generation import local_client
 from ..core.records import content_hash, plain, read_json, versions, write_json
 

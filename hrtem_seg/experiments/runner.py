@@ -11,7 +11,7 @@ import ast, configparser, inspect, io, os, shutil, sys, tempfile
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
 import nbformat as nbf, pandas as pd, papermill as pm
-from ..core.conventions import check_in
+from ..core.checks import check_in
 from ..data.generation import generate
 from .points import Planned, Points, cores
 from ..core.records import content_hash, plain, read_json, write_json

@@ -8,7 +8,7 @@ __all__ = ['image_error', 'phonon_errors', 'choose_accuracy']
 # %% ../../nbs/imaging/01_accuracy.ipynb #0c75ff4e
 import math
 import numpy as np, pandas as pd
-from ..core.conventions import check_range
+from ..core.checks import check_range
 from ..waves.multislice import exit_wave, particle_atoms, resample, wave_error
 from .optics import image
 

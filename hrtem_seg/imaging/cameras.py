@@ -7,7 +7,9 @@ __all__ = ['CAMERAS', 'expose', 'response', 'detect']
 
 # %% ../../nbs/imaging/02_cameras.ipynb #2f0d696d
 import numpy as np, scipy.fft, xarray as xr
-from ..core.conventions import check_in, check_range, coords, freqs
+from ..core.checks import check_in, check_range
+from ..core.units import coords
+from ..core.fourier import freqs
 from .optics import grid_of
 
 # %% ../../nbs/imaging/02_cameras.ipynb #4cd728cc

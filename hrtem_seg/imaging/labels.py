@@ -10,7 +10,8 @@ import inspect, math
 import numpy as np, xarray as xr
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.spatial import cKDTree
-from ..core.conventions import check_in, check_range, coords, wavelength
+from ..core.checks import check_in, check_range
+from ..core.units import coords, wavelength
 from .optics import beam_energy, grid_of
 
 # %% ../../nbs/imaging/03_labels.ipynb #ebf0fe11

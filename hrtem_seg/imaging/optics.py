@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 import numpy as np, torch, xarray as xr
-from ..core.conventions import check_in, check_range, coords, fft2, freqs, ifft2, wavelength
+from ..core.checks import check_in, check_range
+from ..core.units import coords, wavelength
+from ..core.fourier import fft2, freqs, ifft2
 
 # %% ../../nbs/imaging/00_optics.ipynb #dcd33069
 TERMS = {  # name: order n, symmetry m, C_nm over the named coefficient

@@ -9,7 +9,7 @@ __all__ = ['scores', 'check_stack', 'evaluate', 'Benchmarks', 'matrix', 'deviati
 import time
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, xarray as xr
 from fastai.basics import Callback
-from ..core.conventions import check_in
+from ..core.checks import check_in
 from .metrics import METRICS, LOWER_IS_BETTER
 from .networks import predict
 

@@ -13,7 +13,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import nn
 from scipy import ndimage
-from ..core.conventions import check_in, check_range
+from ..core.checks import check_in, check_range
 
 # %% ../../nbs/learning/01_metrics.ipynb #f9400d6e
 def _pair(pred, target):

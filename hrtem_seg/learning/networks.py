@@ -15,7 +15,7 @@ import numpy as np, pandas as pd, torch
 from torch import nn
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from ..core.conventions import check_in
+from ..core.checks import check_in
 from ..core.records import plain, content_hash, versions, write_json, read_json
 
 # %% ../../nbs/learning/00_networks.ipynb #675d3262

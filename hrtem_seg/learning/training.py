@@ -19,7 +19,7 @@ from fastai.basics import Callback, DataLoaders, Learner, Metric, OptimWrapper
 from fastai.callback.all import ParamScheduler, ProgressCallback, SchedCos, SchedNo, combine_scheds
 from fastai.data.load import DataLoader
 from .benchmarks import Benchmarks, check_stack, evaluate
-from ..core.conventions import check_in, check_range
+from ..core.checks import check_in, check_range
 from .metrics import METRICS, make_loss
 from .networks import (autocast, build, choose_precision, default_device, load_network, read_network_record,
                                 save_network, standardise)

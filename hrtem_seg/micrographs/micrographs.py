@@ -13,7 +13,8 @@ from scipy.special import comb
 from skimage.filters import threshold_otsu
 from skimage.io import imread
 from skimage.transform import resize
-from ..core.conventions import check_range, coords
+from ..core.checks import check_range
+from ..core.units import coords
 
 # %% ../../nbs/micrographs/00_micrographs.ipynb #c90dbb6b
 READABLE = ('.png', '.tif', '.tiff')

@@ -13,7 +13,7 @@ from skimage.io import imsave
 from skimage.measure import label, regionprops_table
 from skimage.segmentation import find_boundaries
 from skimage.transform import resize
-from ..core.conventions import check_range
+from ..core.checks import check_range
 from ..micrographs.micrographs import gaussian_otsu, micrograph, read_micrograph, rescale
 from ..learning.networks import load_network, predict, read_network_record
 from ..core.records import checksum, read_json, versions, write_json

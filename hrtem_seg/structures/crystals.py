@@ -15,7 +15,7 @@ from ase.io import read
 from ase.neighborlist import neighbor_list
 from ase.spacegroup import crystal as _ase_crystal
 from scipy.spatial import cKDTree
-from ..core.conventions import check_in, check_range
+from ..core.checks import check_in, check_range
 
 # %% ../../nbs/structures/00_crystals.ipynb #efdae892
 def _lattice(symbols, basis, group, a, c=None): return dict(symbols=symbols, basis=basis, group=group, a=a, c=c or a)

@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.cluster import Decahedron, Icosahedron
 from numba import njit
 from scipy.spatial import ConvexHull, cKDTree
-from ..core.conventions import check_in, check_range
+from ..core.checks import check_in, check_range
 from .crystals import as_record, crystal, draw_orientation, shells, turn, turn_matrix
 from .shapes import bound, draw, resolve, signed_distance
 

@@ -13,7 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 from numba import njit
-from ..core.conventions import check_in, check_range
+from ..core.checks import check_in, check_range
 from .crystals import turn, turn_matrix
 from .particles import build_particle, draw_particle
 from ..core.records import checksum, plain, versions

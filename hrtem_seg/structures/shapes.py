@@ -11,7 +11,7 @@ import itertools, math, re
 import numpy as np
 from ase.spacegroup import Spacegroup
 from scipy.spatial import ConvexHull, HalfspaceIntersection
-from ..core.conventions import check_in, check_range
+from ..core.checks import check_in, check_range
 from .crystals import crystal
 
 # %% ../../nbs/structures/01_shapes.ipynb #6312ae06

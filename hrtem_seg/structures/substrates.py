@@ -17,7 +17,7 @@ from ase.build import graphene as _ase_graphene, surface
 from ase.data import atomic_masses, atomic_numbers
 from numba import njit
 from scipy.spatial import cKDTree
-from ..core.conventions import check_in, check_range
+from ..core.checks import check_in, check_range
 from .crystals import crystal, shells, turn_matrix
 
 # %% ../../nbs/structures/03_substrates.ipynb #23394213

@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numba, numpy as np, psutil, scipy.fft, torch, xarray as xr
 from ase.data import chemical_symbols
 from fastcore.meta import delegates
-from ..core.conventions import check_in, check_range, coords, fft2, freqs, ifft2, interaction, wavelength
+from ..core.checks import check_in, check_range
+from ..core.units import coords, interaction, wavelength
+from ..core.fourier import fft2, freqs, ifft2
 from .potentials import Projector, depth_factor, grid, parameters
 from .prismatic import need_prismatic, prismatic_status, run_prismatic
 from ..core.records import checksum, plain, rng_for, versions

@@ -12,7 +12,8 @@ from functools import lru_cache
 from importlib.resources import files
 import numba, numpy as np, scipy.fft, torch
 from ase.data import atomic_numbers, chemical_symbols
-from ..core.conventions import check_in, check_range, fft2, freqs, ifft2
+from ..core.checks import check_in, check_range
+from ..core.fourier import fft2, freqs, ifft2
 
 # %% ../../nbs/waves/00_potentials.ipynb #c5522531
 POTENTIAL = 47.878009 # 2π a₀ e, V Å²: turns f (Å) into the Fourier transform of the projected potential (V Å³)

@@ -10,7 +10,8 @@ __all__ = ['prismatic_python', 'prismatic_status', 'need_prismatic', 'prismatic_
 import json, math, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import numpy as np, xarray as xr
-from ..core.conventions import coords, freqs, wavelength
+from ..core.units import coords, wavelength
+from ..core.fourier import freqs
 
 # %% ../../nbs/waves/01_prismatic.ipynb #1827fe3a
 _PROBE = """
