@@ -8,7 +8,8 @@ from hrtem_seg.waves import potentials
 from hrtem_seg.imaging.accuracy import choose_accuracy
 from hrtem_seg.core.units import interaction, wavelength
 from hrtem_seg.core.fourier import freqs
-from hrtem_seg.waves.multislice import exit_wave, exit_waves, memory_needed, particle_wave, resample, wave_error
+from hrtem_seg.imaging.labels import phase_mask
+from hrtem_seg.waves.multislice import exit_wave, exit_waves, memory_needed, particle_wave, resample, wave_error, wave_pixel
 from hrtem_seg.waves.potentials import POTENTIAL, Projector, parameters, scattering_factor
 from hrtem_seg.waves.prismatic import from_prismatic, prismatic_status, prismatic_wave, prismatic_xyz
 
@@ -308,3 +309,30 @@ def test_both_fourier_transforms_give_the_same_wave(monkeypatch):
     assert (waves[0].full != waves[1].full).any()   # so two libraries did it
     assert abs(waves[0].full - waves[1].full).max() < 1e-5
     assert wave_error(waves[0].full[0], waves[1].full[0]) < 1e-5
+
+def test_a_wave_out_of_its_dataset_knows_what_it_is():
+    "Energy, pixel, band, plane and tilts: without the tilt, the slope of phase would be taken for particle everywhere"
+    a = cluster(6, cell=(25.6, 25.6, 26.))
+    level, tilted = exit_wave(a), exit_wave(a, beam_tilt=(.3, -.5), specimen_tilt=(0., 1.))
+    used = json.loads(tilted.record)['wave']
+    for name in ('full', 'particle'):
+        attrs = tilted[name].attrs
+        assert attrs['energy'] == 300e3 and attrs['pixel'] == .2 and attrs['plane_z'] == tilted.plane_z
+        assert attrs['q_max'] == pytest.approx(2/3/.4) and attrs['beam_tilt'] == used['beam_tilt'] and attrs['specimen_tilt'] == [0., 1.]
+    assert particle_wave(a).attrs == level.particle.attrs
+    a, b = phase_mask(tilted.particle), phase_mask(level.particle)
+    assert (a & b).sum()/(a | b).sum() > .8 and a.mean() < .5
+    assert phase_mask(tilted.particle.drop_attrs()).mean() > .8
+
+def test_a_wave_kept_at_the_pixel_that_its_band_needs_loses_nothing():
+    w = exit_wave(cluster(), pixel=.1)
+    for name in ('full', 'particle'):
+        kept = resample(w[name], wave_pixel(w[name]))
+        assert kept.attrs['pixel'] > .14 and kept.attrs['q_max'] == w[name].attrs['q_max']
+        assert abs(resample(kept, .1) - w[name]).max() < 1e-5
+    both = resample(exit_waves([cluster(), cluster()]), .25)
+    assert both.full.sizes['x'] == 54 and both.particle.attrs['q_max'] == pytest.approx(5/3) and 'record' in both
+
+def test_a_grid_that_cannot_hold_a_tilted_beam_is_refused():
+    w = exit_wave(cluster(), beam_tilt=(0., 1.))
+    with pytest.raises(ValueError, match=r'pixel=0.71.* tilted by .*expected less than 0.58'): resample(w.full, .75)

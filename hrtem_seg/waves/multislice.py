@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REACH', 'ENGINES', 'slice_planes', 'shift_phase', 'Wave', 'configurations', 'particle_atoms', 'check_elements',
-           'memory_needed', 'exit_waves', 'exit_wave', 'resample', 'wave_error', 'particle_wave']
+           'memory_needed', 'exit_waves', 'exit_wave', 'resample', 'wave_pixel', 'wave_error', 'particle_wave']
 
 # %% ../../nbs/waves/02_multislice.ipynb #02d59808
 import json, math
@@ -364,7 +364,10 @@ def _dataset(psi, scenes, seeds, pixel, energy, ends, settings):
     def source(s): return s.info.get('record') or dict(positions=checksum(s.positions), numbers=checksum(s.numbers))
     records = [json.dumps(plain(dict(wave=dict(settings, seed=k), scene=source(s), plane_z=z, versions=versions()))) for s, k, z in zip(scenes, seeds, ends)]
     dims = ('structure', 'phonon', 'y', 'x')
-    about = dict(energy=float(energy))   # on the arrays too, which are passed on without their Dataset
+    band = .5 if settings['engine'] == 'prismatic' else settings['band']
+    # on the arrays too, which are passed on without their Dataset
+    about = dict(energy=float(energy), pixel=float(pixel), q_max=band/(2*pixel))
+    about |= {k: [float(t) for t in settings[k]] for k in ('beam_tilt', 'specimen_tilt')}
     return xr.Dataset(dict(full=(dims, full, about), particle=(dims, alone, about), plane_z=('structure', ends, {'units': 'Å'}), record=('structure', records)),
                       coords=dict(phonon=np.arange(p), **coords((ny, nx), pixel)),
                       attrs=dict(energy=float(energy), pixel=float(pixel)))
@@ -377,7 +380,9 @@ def exit_wave(
 )->xr.Dataset: # full and particle (phonon, y, x), complex64
     "The waves that leave one scene and its particles alone"
     w = exit_waves([scene], **kwargs).isel(structure=0)
-    return w.drop_vars(('plane_z', 'record')).assign_attrs(plane_z=float(w.plane_z), record=w.record.item())
+    z = float(w.plane_z)
+    arrays = {k: w[k].assign_attrs(plane_z=z) for k in ('full', 'particle')}
+    return w.drop_vars(('plane_z', 'record')).assign(arrays).assign_attrs(plane_z=z, record=w.record.item())
 
 # %% ../../nbs/waves/02_multislice.ipynb #ad68d4af
 def resample(
@@ -386,17 +391,42 @@ def resample(
 ):
     "The same wave on a coarser or finer grid, cut sharply at the band of the coarser one"
     if isinstance(wave, xr.Dataset):
-        out = wave.map(resample, keep_attrs=True, pixel=pixel)
+        out = xr.Dataset({k: resample(v, pixel) if 'x' in v.dims else v for k, v in wave.items()}, attrs=wave.attrs)
         return out.assign_attrs(pixel=float(out.x[1] - out.x[0]))
     old = float(wave.x[1] - wave.x[0])
     if wave.dims[-2:] != ('y', 'x'): raise ValueError(f'dims={wave.dims}: expected (..., y, x)')
     shape, px = grid(tuple(wave.sizes[d]*old for d in 'xy'), pixel)
+    _check_beam(wave.attrs, px)
     f = np.fft.fftshift(scipy.fft.fft2(wave.values), axes=(-2, -1))
     for ax, (n, m) in zip((-2, -1), zip(wave.shape[-2:], shape)):
         f = np.take(f, range((n - m)//2, (n + m)//2), ax) if m <= n else np.pad(f, [(0, 0)]*(f.ndim + ax) + [((m - n)//2,)*2] + [(0, 0)]*(-1 - ax))
     out = scipy.fft.ifft2(np.fft.ifftshift(f, axes=(-2, -1)))*(np.prod(shape)/np.prod(wave.shape[-2:]))
     rest = {k: v for k, v in wave.coords.items() if not {'y', 'x'} & set(v.dims)}
-    return xr.DataArray(out.astype(wave.dtype), dims=wave.dims, coords={**rest, **coords(shape, px)}, name=wave.name, attrs=wave.attrs)
+    return xr.DataArray(out.astype(wave.dtype), dims=wave.dims, coords={**rest, **coords(shape, px)}, name=wave.name, attrs=_resampled(wave.attrs, px))
+
+def _check_beam(attrs, pixel):
+    "Refuse a grid that cannot hold the unscattered beam"
+    tilt = attrs.get('beam_tilt', (0., 0.))
+    if not any(tilt) or 'energy' not in attrs: return
+    lam = wavelength(attrs['energy'])
+    q = max(abs(math.sin(math.radians(t)))/lam for t in tilt)
+    if q*2*pixel >= 1:
+        raise ValueError(f'pixel={pixel:g} Å cannot hold a beam tilted by {tuple(tilt)} degrees: expected less than {1/(2*q):.3f} Å')
+
+def _resampled(attrs, pixel):
+    "The attributes of a wave on another pixel: its band is the smaller of its own and the grid's"
+    attrs = dict(attrs)
+    if 'pixel' in attrs: attrs['pixel'] = float(pixel)
+    if 'q_max' in attrs: attrs['q_max'] = min(attrs['q_max'], 1/(2*pixel))
+    return attrs
+
+def wave_pixel(
+    wave, # Dataset or DataArray of `exit_wave`
+)->float: # Å
+    "The largest pixel that still holds all of a wave's band"
+    attrs = wave.full.attrs if isinstance(wave, xr.Dataset) else wave.attrs
+    if 'q_max' not in attrs: raise ValueError('the wave has no attribute q_max, its band limit in 1/Å')
+    return 1/(2*attrs['q_max'])
 
 # %% ../../nbs/waves/02_multislice.ipynb #c58b0c9f
 def wave_error(
