@@ -12,7 +12,7 @@ import numpy as np
 from ase.spacegroup import Spacegroup
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 from ..core.checks import check_in, check_range
-from .crystals import crystal
+from .crystals import crystal, holds_crystal
 
 # %% ../../nbs/structures/01_shapes.ipynb #6312ae06
 def _truncnorm(rng, mean, std, lo, hi):
@@ -37,6 +37,7 @@ def draw(
     dist, # A constant, or ('uniform', lo, hi), ('normal', mean, std), ('truncnorm', mean, std, lo, hi), ('lognormal', median, sigma), ('integers', lo, hi) with both ends, ('choice', [...])
 ): # One value, a plain Python number or option
     "Draw once from a distribution"
+    if holds_crystal(dist): return dist
     if isinstance(dist, dict): return {k: draw(rng, v) for k, v in dist.items()}
     if not isinstance(dist, (list, tuple)) or not dist or not isinstance(dist[0], str): return dist
     check_in(DISTRIBUTIONS, distribution=dist[0])
