@@ -12,7 +12,7 @@ from papermill.exceptions import PapermillExecutionError
 from .experiments.claims import claims_table, gather, to_dataset
 from .core.checks import check_in, check_range
 from .data.generation import generate
-from .micrographs.micrographs import read_micrograph
+from .micrographs.readers import read_micrograph
 from .experiments.points import cores
 from .core.records import read_json
 from .segmentation.segmentation import newest_network, segment_file

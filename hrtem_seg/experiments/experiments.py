@@ -18,7 +18,9 @@ from ..core.checks import check_in
 from ..core.units import coords
 from ..data.generation import generate
 from ..learning.metrics import dice
-from ..micrographs.micrographs import flat_field, gaussian_otsu, micrograph, read_micrograph, remove_xrays, rescale
+from ..micrographs.cleaning import flat_field, remove_xrays
+from ..micrographs.micrograph import gaussian_otsu, micrograph, rescale
+from ..micrographs.readers import read_micrograph
 from ..core.records import versions, write_json
 from ..segmentation.segmentation import segment
 from ..data.stacks import open_stack

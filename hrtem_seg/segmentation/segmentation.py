@@ -14,7 +14,8 @@ from skimage.measure import label, regionprops_table
 from skimage.segmentation import find_boundaries
 from skimage.transform import resize
 from ..core.checks import check_range
-from ..micrographs.micrographs import gaussian_otsu, micrograph, read_micrograph, rescale
+from ..micrographs.micrograph import gaussian_otsu, micrograph, rescale
+from ..micrographs.readers import read_micrograph
 from ..learning.networks import load_network, predict, read_network_record
 from ..core.records import checksum, read_json, versions, write_json
 
