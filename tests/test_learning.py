@@ -294,7 +294,7 @@ def waves(tmp_path_factory):
                           splits={'train': .5, 'valid': .5}, workers=0, progress=False)
 
 def test_training_on_redrawn_images_is_recorded_repeated_and_resumed(waves, tmp_path):
-    from hrtem_seg.data.generation import Redraw
+    from hrtem_seg.data.reimaging import Redraw
     path, ds = waves
     def redraw(dose): return Redraw(path, ds.isel(sample=(ds.split == 'train').values), dose=dose, defocus=('normal', -100., 20.))
     settings, valid = dict(epochs=2, batch_size=1), ds.isel(sample=(ds.split == 'valid').values)

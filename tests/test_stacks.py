@@ -1,9 +1,13 @@
 """Stacks under fire: killed jobs and workers, damaged files, other settings, leaks"""
 import json, os, signal, subprocess, sys, threading, time
 import numpy as np, pytest, xarray as xr
-from hrtem_seg.data.generation import Redraw, generate, local_client, make_structure, regenerate, repair
+from pathlib import Path
 from hrtem_seg.core.records import checksum
-from hrtem_seg.data.stacks import damaged, finished, leaks, merge, open_stack, save_images, save_netcdf, select, stack_record
+from hrtem_seg.core.work import local_client
+from hrtem_seg.data.generation import generate, regenerate, repair
+from hrtem_seg.data.reimaging import Redraw
+from hrtem_seg.data.samples import make_structure
+from hrtem_seg.data.stacks import damaged, finished, leaks, lost, merge, open_stack, open_wave, save_images, save_netcdf, select, stack_record, structure_record
 
 ASKED = dict(n_structures=8, seed=5, scene=dict(cell=[25.6, 25.6], radius=['uniform', 5., 8.], thickness=10.), wave=dict(pixel=.2, phonons=2),
              optics=dict(focal_spread=10.), doses=[50., 400.], defocus=['normal', -100., 15.], crop=96)
@@ -69,7 +73,7 @@ def test_killed_worker_costs_nothing(whole, tmp_path):
 
 @pytest.mark.parametrize('script, message', [
     ("from hrtem_seg.data.generation import generate\ngenerate({path!r}, workers=2, progress=False, **{asked!r})", "job.py: new processes read the script"),
-    ("from hrtem_seg.data.generation import local_client\nif __name__ == '__main__': pass\nlocal_client(1)", 'the worker processes did not start')])
+    ("from hrtem_seg.core.work import local_client\nif __name__ == '__main__': pass\nlocal_client(1)", 'the worker processes did not start')])
 def test_script_without_guard_is_told_in_one_line(tmp_path, script, message):
     (tmp_path/'job.py').write_text(script.format(path=str(tmp_path/'stack'), asked=ASKED))
     done = subprocess.run([sys.executable, tmp_path/'job.py'], capture_output=True, text=True, timeout=120)
@@ -236,3 +240,25 @@ def test_camera_and_drawn_lens_regenerate(tmp_path):
     drawn = [json.loads(c)['read_noise'] for c in ds.camera.values]
     assert len(set(drawn)) == 4 and all(1 <= d <= 2 for d in drawn)
     assert (regenerate(ds, 3).image.values == ds.image.values[3]).all()
+
+OLD = sorted((Path(__file__).parent/'data').glob('*_before_parts'))
+
+@pytest.mark.parametrize('path', OLD, ids=lambda p: p.name)
+def test_old_stacks_open_and_regenerate_to_the_bit(path):
+    "Made when waves were cut to the imaging pixel and some words meant something else"
+    ds = open_stack(path)
+    assert damaged(path) == [] and 'sampling' not in stack_record(path)['settings']
+    for i in range(ds.sizes['sample']):
+        again = regenerate(ds, i)
+        for k in ('image', 'mask', 'instance'): assert (again[k].values == ds[k].values[i]).all(), (i, k)
+
+def test_old_waves_are_made_again_to_the_bit(tmp_path):
+    import shutil
+    path = shutil.copytree(OLD[1], tmp_path/'old')
+    (path/'waves'/'full'/'c'/'1'/'0'/'0'/'0'/'0').unlink()
+    with pytest.raises(ValueError, match='is not there'): open_wave(path, 1)
+    repair(path)
+    assert damaged(path) == []
+    assert structure_record(path, 1)['checksum'] == structure_record(OLD[1], 1)['checksum']
+    x, y = Redraw(path, open_stack(path), crop=64).read([0, 1], np.random.default_rng(0))
+    assert x.shape == y.shape == (2, 64, 64)
