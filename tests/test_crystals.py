@@ -60,7 +60,7 @@ def test_a_settled_scene_is_the_scene_of_the_file_and_needs_it_no_more(platinum)
 def test_a_cell_changed_by_hand_is_not_taken_for_the_old_one(platinum):
     pt = as_record(platinum)
     changed = {**pt, 'cell': [[4., 0, 0], [0, 4., 0], [0, 0, 4.]]}
-    with pytest.raises(ValueError, match='leave the hash out'): crystal(changed)
+    with pytest.raises(ValueError, match='leave out hash and group'): crystal(changed)
     by_hand = {k: changed[k] for k in ('symbols', 'cell', 'scaled_positions')}
     assert as_record(by_hand)['group'] == 225 and as_record(by_hand)['hash'] != pt['hash']
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial import cKDTree
 from ase import Atoms
 from ase.spacegroup import crystal as ase_crystal
-from hrtem_seg.structures.crystals import LATTICES, crystal, shells, turn_matrix
+from hrtem_seg.structures.crystals import LATTICES, crystal, shells, rotation_matrix
 from hrtem_seg.structures.particles import FAULTS, build_particle, common_neighbours, draw_particle, stacking, stacking_sequence
 from hrtem_seg.core.records import checksum, content_hash, plain, rng_for
 from hrtem_seg.structures.scenes import ROLES, build_scene, displace, draw_scene, export_scene, random_scene, regenerate
@@ -87,23 +87,23 @@ def test_every_fault_is_in_the_atoms():
             r = draw_particle(rng, material=material, radius=14., n_defects=1, defect_kinds=[kind])
             assert [f['kind'] for f in r['faults']] == [kind]
             p, layers = build_particle(r), stacking(crystal(material))
-            first = p.numbers == layers['motif'][0][0]
-            found = common_neighbours(p.positions[first], layers['a'], .015)
-            odd = found == (2 if layers['cubic'] else 1)
+            first = p.numbers == layers.numbers[0]
+            found = common_neighbours(p.positions[first], layers.a, .015)
+            odd = found == (2 if layers.cubic else 1)
             n = turn_up(r, layers)
-            heights = np.unique(np.round((p.positions[first][odd] @ n)/layers['d']).astype(int))
+            heights = np.unique(np.round((p.positions[first][odd] @ n)/layers.d).astype(int))
             assert len(heights) == len(FAULTS[kind]), (kind, heights)
             assert heights.max() - heights.min() == FAULTS[kind][-1]
             assert sum(c.islower() for c in stacking_sequence(r)) == len(FAULTS[kind])
 
 def turn_up(record, layers):
-    from hrtem_seg.structures.crystals import turn
+    from hrtem_seg.structures.crystals import rotate
     from hrtem_seg.structures.particles import _frame
-    return turn(turn([[0, 0, 1]], _frame(layers, record['variant'])), turn_matrix(record['orientation']))[0]
+    return rotate(rotate([[0, 0, 1]], _frame(layers, record['variant'])), rotation_matrix(record['orientation']))[0]
 
 def test_hcp_metal_has_basal_faults():
     mg = ase_crystal('Mg', [(1/3, 2/3, 1/4)], spacegroup=194, cellpar=[3.21, 3.21, 5.21, 90, 90, 120])
-    assert stacking(crystal(mg))['kind'] == 'hcp'
+    assert stacking(crystal(mg)).kind == 'hcp'
     p = build_particle(draw_particle(rng_for(1, 'mg'), material=mg, radius=14., n_defects=1, defect_kinds=['I1']))
     kind = common_neighbours(p.positions, 3.2, .03)
     assert (kind == 1).sum() > 5 and (p.arrays['role'][kind == 1] == 3).all()

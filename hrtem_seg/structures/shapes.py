@@ -7,204 +7,294 @@ __all__ = ['DISTRIBUTIONS', 'SHAPES', 'FACETED', 'draw', 'sphere', 'ellipsoid', 
            'equivalent_planes', 'wulff', 'plate', 'resolve']
 
 # %% ../../nbs/structures/01_shapes.ipynb #7c12cb97
-import itertools, math, re
+import itertools
+import math
 import numpy as np
-from ase.spacegroup import Spacegroup
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 from ..core.checks import check_in, check_range
-from .crystals import crystal, holds_crystal
+from .crystals import crystal, holds_crystal, plane_indices, symmetry
 
 # %% ../../nbs/structures/01_shapes.ipynb #6312ae06
+def _uniform(rng, lo, hi):
+    if not lo <= hi: raise ValueError(f'{lo:g} is above {hi:g}')
+    return rng.uniform(lo, hi)
+
+def _normal(rng, mean, std): return rng.normal(mean, std)
+
 def _truncnorm(rng, mean, std, lo, hi):
-    "A normal number, drawn again until it lies within [lo, hi]"
+    "A normal number, sampled again until it lies within [lo, hi]"
     for _ in range(10000):
         x = rng.normal(mean, std)
         if lo <= x <= hi: return x
-    raise ValueError(f"('truncnorm', {mean}, {std}, {lo}, {hi}): 10000 draws gave nothing between {lo} and {hi}")
+    raise ValueError(f'10000 draws gave nothing between {lo:g} and {hi:g}')
 
-DISTRIBUTIONS = {
-    'uniform':   lambda rng, lo, hi: rng.uniform(lo, hi),
-    'normal':    lambda rng, mean, std: rng.normal(mean, std),
-    'truncnorm': _truncnorm,
-    'lognormal': lambda rng, median, sigma: median*math.exp(sigma*rng.standard_normal()),
-    'integers':  lambda rng, lo, hi: rng.integers(lo, hi, endpoint=True),
-    'choice':    lambda rng, options: options[rng.integers(len(options))],
-}
+def _lognormal(rng, median, sigma): return median*math.exp(sigma*rng.standard_normal())
+
+def _integers(rng, lo, hi):
+    if lo != int(lo) or hi != int(hi): raise ValueError('both ends must be whole numbers')
+    return rng.integers(int(lo), int(hi), endpoint=True)
+
+def _choice(rng, options):
+    if not isinstance(options, (list, tuple, np.ndarray)): raise ValueError('expected a list of options')
+    if not len(options): raise ValueError('there is nothing to choose from')
+    return options[rng.integers(len(options))]
+
+DISTRIBUTIONS = {'uniform': _uniform, 'normal': _normal, 'truncnorm': _truncnorm, 'lognormal': _lognormal,
+                 'integers': _integers, 'choice': _choice}
 
 # %% ../../nbs/structures/01_shapes.ipynb #a8d3fccf
 def draw(
     rng:np.random.Generator,
     dist, # A constant, or ('uniform', lo, hi), ('normal', mean, std), ('truncnorm', mean, std, lo, hi), ('lognormal', median, sigma), ('integers', lo, hi) with both ends, ('choice', [...])
 ): # One value, a plain Python number or option
-    "Draw once from a distribution"
+    "Sample a distribution once"
     if holds_crystal(dist): return dist
-    if isinstance(dist, dict): return {k: draw(rng, v) for k, v in dist.items()}
+    if isinstance(dist, dict): return {key: draw(rng, value) for key, value in dist.items()}
     if not isinstance(dist, (list, tuple)) or not dist or not isinstance(dist[0], str): return dist
-    check_in(DISTRIBUTIONS, distribution=dist[0])
-    try: v = DISTRIBUTIONS[dist[0]](rng, *dist[1:])
-    except TypeError: raise ValueError(f'{dist!r}: wrong number or type of parameters for {dist[0]!r}') from None
-    return v.item() if isinstance(v, np.generic) else v
+    name, *parameters = dist
+    check_in(DISTRIBUTIONS, distribution=name)
+    try:
+        if name != 'choice': _check_finite(parameters)
+        value = DISTRIBUTIONS[name](rng, *parameters)
+    except TypeError: raise ValueError(f'{dist!r}: wrong number or type of parameters for {name!r}') from None
+    except (ValueError, OverflowError) as e: raise ValueError(f'{dist!r}: {e}') from None
+    return value.item() if isinstance(value, np.generic) else value
+
+def _check_finite(parameters):
+    for value in parameters:
+        if isinstance(value, (bool, str)): raise TypeError
+        if not math.isfinite(value): raise ValueError('parameters must be finite numbers')
 
 # %% ../../nbs/structures/01_shapes.ipynb #81d94875
-def sphere(pos, radius):
+def sphere(
+    pos,    # (n, 3) Å
+    radius, # Å
+)->np.ndarray: # (n,) Å
     "Distance to a sphere"
+    check_range(1e-3, 1e5, radius=radius)
     return np.sqrt(pos[:, 0]**2 + pos[:, 1]**2 + pos[:, 2]**2) - radius
 
 # %% ../../nbs/structures/01_shapes.ipynb #9341f2eb
+def _unit_axis(axis, name='axis'):
+    "A direction in the particle's frame, of length one"
+    try: given = np.asarray(axis, float)
+    except (TypeError, ValueError): given = np.zeros(0)
+    length = math.sqrt(sum(float(x)**2 for x in given.ravel()))
+    if given.shape != (3,) or not 0 < length < math.inf: raise ValueError(f'{name}={axis!r}: expected a direction, for instance (0, 0, 1)')
+    return given/length
+
 def _oriented(pos, axis):
     "Height along `axis` and distance from it"
-    n = np.asarray(axis, float)/math.sqrt(sum(float(x)**2 for x in axis))
-    h = pos[:, 0]*n[0] + pos[:, 1]*n[1] + pos[:, 2]*n[2]
-    return h, np.sqrt(np.maximum(pos[:, 0]**2 + pos[:, 1]**2 + pos[:, 2]**2 - h*h, 0))
+    n = _unit_axis(axis)
+    height = pos[:, 0]*n[0] + pos[:, 1]*n[1] + pos[:, 2]*n[2]
+    square = pos[:, 0]**2 + pos[:, 1]**2 + pos[:, 2]**2 - height*height
+    return height, np.sqrt(np.maximum(square, 0))
 
 # %% ../../nbs/structures/01_shapes.ipynb #7967899f
-def ellipsoid(pos, radius, aspect=1.5, axis=(0, 0, 1)):
-    "Ellipsoid of revolution: `aspect` = length along `axis` over width"
+def ellipsoid(
+    pos,             # (n, 3) Å
+    radius,          # Å
+    aspect=1.5,      # Length along `axis` over width
+    axis=(0, 0, 1),
+)->np.ndarray: # (n,) Å; never greater than the distance outside, exact in sign
+    "Ellipsoid of revolution"
+    check_range(1e-3, 1e5, radius=radius)
+    check_range(.01, 100, aspect=aspect)
     b = radius/aspect**(1/3)
-    h, r = _oriented(pos, axis)
-    f = np.sqrt((h/(aspect*b))**2 + (r/b)**2)
-    return (f - 1)*min(b, aspect*b)   # never greater than the distance outside; exact in sign
+    height, across = _oriented(pos, axis)
+    f = np.sqrt((height/(aspect*b))**2 + (across/b)**2)
+    return (f - 1)*min(b, aspect*b)
 
 # %% ../../nbs/structures/01_shapes.ipynb #508a6d26
-def rod(pos, radius, aspect=2., axis=(0, 0, 1), caps='round'):
-    "Cylinder along `axis`, total length = `aspect` × width; `caps` 'round' or 'flat'"
+def rod(
+    pos,             # (n, 3) Å
+    radius,          # Å
+    aspect=2.,       # Total length over width
+    axis=(0, 0, 1),
+    caps='round',    # 'round' or 'flat'
+)->np.ndarray: # (n,) Å
+    "Cylinder along `axis`"
     check_in(['round', 'flat'], caps=caps)
+    check_range(1e-3, 1e5, radius=radius)
+    check_range(1 if caps == 'round' else .01, 100, aspect=aspect)
+    height, across = _oriented(pos, axis)
     if caps == 'round':
-        check_range(1, 100, aspect=aspect)
         w = radius*(4/3/(2*aspect - 2/3))**(1/3)   # volume π w² (2 aspect w − 2w) + 4/3 π w³
-        h, r = _oriented(pos, axis)
-        return np.hypot(np.maximum(np.abs(h) - (aspect - 1)*w, 0), r) - w
+        beyond = np.maximum(np.abs(height) - (aspect - 1)*w, 0)
+        return np.hypot(beyond, across) - w
     w = radius*(2/3/aspect)**(1/3)
-    h, r = _oriented(pos, axis)
-    return np.maximum(np.abs(h) - aspect*w, r - w)
+    return np.maximum(np.abs(height) - aspect*w, across - w)
 
 # %% ../../nbs/structures/01_shapes.ipynb #09719fc3
-def halfspaces(pos, normals, distances):
+def halfspaces(
+    pos,       # (n, 3) Å
+    normals,   # (m, 3), outward
+    distances, # (m,) of the planes from the centre, Å
+)->np.ndarray: # (n,) Å
     "Convex body: inside all planes n·x = distance"
+    if len(normals) != len(distances) or not len(normals):
+        raise ValueError(f'{len(normals)} normals and {len(distances)} distances: expected one distance for each normal')
     pos = np.asarray(pos, float)
     out = np.full(len(pos), -np.inf)
-    for n, d in zip(normals, distances):
-        l = math.sqrt(sum(float(x)**2 for x in n))
-        np.maximum(out, (pos[:, 0]*n[0] + pos[:, 1]*n[1] + pos[:, 2]*n[2])/l - d, out=out)
+    for normal, distance in zip(normals, distances):
+        check_range(-1e5, 1e5, distances=distance)
+        length = math.sqrt(sum(float(x)**2 for x in normal))
+        if not 0 < length < math.inf: raise ValueError(f'normals: {normal!r} has no direction')
+        height = pos[:, 0]*normal[0] + pos[:, 1]*normal[1] + pos[:, 2]*normal[2]
+        np.maximum(out, height/length - distance, out=out)
     return out
 
-# %% ../../nbs/structures/01_shapes.ipynb #cd227a13
+# %% ../../nbs/structures/01_shapes.ipynb #ade75fa7
 SHAPES = {f.__name__: f for f in (sphere, ellipsoid, rod, halfspaces)}
 
-# %% ../../nbs/structures/01_shapes.ipynb #ade75fa7
 def signed_distance(
     shape:dict,     # {'kind': name in `SHAPES`, its parameters}
     pos:np.ndarray, # (n, 3) Å, in the particle's frame
 )->np.ndarray: # (n,) Å, negative inside
     "Signed distance of positions from a shape"
-    check_in(SHAPES, kind=shape.get('kind'))
-    return SHAPES[shape['kind']](np.asarray(pos, float), **{k: v for k, v in shape.items() if k != 'kind'})
+    kind, parameters = _kind_of(shape)
+    check_in(SHAPES, kind=kind)
+    pos = np.asarray(pos, float)
+    if pos.ndim != 2 or pos.shape[1] != 3: raise ValueError(f'positions of shape {pos.shape}: expected (n, 3)')
+    try: return SHAPES[kind](pos, **parameters)
+    except TypeError as e: raise ValueError(f'shape={shape!r}: {e}') from None
 
-# %% ../../nbs/structures/01_shapes.ipynb #3b3e7ac0
-def _fibonacci(n):
-    "n directions spread evenly over the sphere"
-    i = np.arange(n) + .5
-    z, a = 1 - 2*i/n, math.pi*(1 + 5**.5)*i
-    r = np.sqrt(1 - z*z)
-    return np.stack([r*np.cos(a), r*np.sin(a), z], 1)
+def _kind_of(shape):
+    "A shape's kind, and its parameters"
+    if not isinstance(shape, dict) or 'kind' not in shape:
+        raise ValueError(f"shape={shape!r}: expected a kind and its parameters, for instance {{'kind': 'rod', 'radius': 20., 'aspect': 2.}}")
+    return shape['kind'], {key: value for key, value in shape.items() if key != 'kind'}
 
 # %% ../../nbs/structures/01_shapes.ipynb #ed09c0c8
 def bound(
     shape:dict, # As in `signed_distance`
 )->float: # Å
     "A radius about the origin that holds the whole shape, which must be star-shaped about it"
-    if shape['kind'] == 'sphere': return float(shape['radius'])
-    far = np.array(list(itertools.product((-1, 0, 1), repeat=3)), float)
-    dirs = np.concatenate([_fibonacci(400), far[np.abs(far).sum(1) > 0]])
-    dirs /= np.sqrt((dirs*dirs).sum(1))[:, None]
-    lo, hi = np.zeros(len(dirs)), np.full(len(dirs), 1e4)
+    kind, parameters = _kind_of(shape)
+    if kind == 'sphere': return float(parameters['radius'])
+    dirs = _directions()
+    lo = np.zeros(len(dirs))
+    hi = np.full(len(dirs), 1e4)
     for _ in range(30):
         mid = (lo + hi)/2
         inside = signed_distance(shape, dirs*mid[:, None]) < 0
-        lo, hi = np.where(inside, mid, lo), np.where(inside, hi, mid)
+        lo = np.where(inside, mid, lo)
+        hi = np.where(inside, hi, mid)
     return float(hi.max())*1.06   # a corner may lie between two of the directions
+
+def _directions():
+    "400 directions spread evenly over the sphere, and those of a cube's faces, edges and corners"
+    n = 400
+    i = np.arange(n) + .5
+    z = 1 - 2*i/n
+    a = math.pi*(1 + 5**.5)*i
+    r = np.sqrt(1 - z*z)
+    even = np.stack([r*np.cos(a), r*np.sin(a), z], 1)
+    far = np.array(list(itertools.product((-1, 0, 1), repeat=3)), float)
+    far = far[np.abs(far).sum(1) > 0]
+    dirs = np.concatenate([even, far])
+    return dirs/np.sqrt((dirs*dirs).sum(1))[:, None]
+
+# %% ../../nbs/structures/01_shapes.ipynb #a446ec30
+def equivalent_planes(
+    material,              # As in `crystal`
+    hkl,                   # Miller indices, three or in hexagonal axes four, as numbers or text
+    both_sides:bool=True,  # Whether (−h −k −l) counts as equivalent where the crystal's symmetry does not say so
+)->np.ndarray: # Unit normals (n, 3) in the crystal's frame
+    "All planes equivalent to (hkl) by the crystal's symmetry"
+    cell = crystal(material, mixed=True)
+    family = _family(cell, hkl, both_sides)
+    normals = np.array(sorted(family)) @ cell.cell.reciprocal().array
+    return normals/np.linalg.norm(normals, axis=1)[:, None]
+
+def _family(cell, hkl, both_sides):
+    "Indices of all planes that symmetry makes of one"
+    given = np.array(plane_indices(hkl, cell))
+    rotated = {tuple(row) for row in (given @ symmetry(cell).rotations).tolist()}
+    if not both_sides: return rotated
+    return rotated | {tuple(-i for i in row) for row in rotated}
 
 # %% ../../nbs/structures/01_shapes.ipynb #c3928485
 def _volume(normals, distances):
     "Volume and corners of a body bounded by planes"
-    corners = HalfspaceIntersection(np.column_stack([normals, -np.asarray(distances)]), np.zeros(3)).intersections
+    planes = np.column_stack([normals, -np.asarray(distances)])
+    corners = HalfspaceIntersection(planes, np.zeros(3)).intersections
     return ConvexHull(corners).volume, corners
 
-# %% ../../nbs/structures/01_shapes.ipynb #1898d934
 def _to_volume(normals, distances, radius):
     "Half-spaces scaled to the volume of a sphere of `radius`"
+    check_range(1e-3, 1e5, radius=radius)
     n = np.asarray(normals, float)
     n /= np.linalg.norm(n, axis=1)[:, None]
-    try: v, _ = _volume(n, distances)
-    except Exception: raise ValueError(f'planes {np.round(n, 2).tolist()} at distances {list(distances)} enclose no volume about the centre') from None
-    scale = (4/3*math.pi*radius**3/v)**(1/3)
+    try: volume, _ = _volume(n, distances)
+    except Exception: volume = math.inf
+    if not 0 < volume < math.inf:
+        raise ValueError(f'planes {np.round(n, 2).tolist()} at distances {list(distances)} enclose no volume about the centre')
+    scale = (4/3*math.pi*radius**3/volume)**(1/3)
     return dict(kind='halfspaces', normals=n.tolist(), distances=[float(d*scale) for d in distances])
-
-# %% ../../nbs/structures/01_shapes.ipynb #a446ec30
-def equivalent_planes(
-    material, # As in `crystal`
-    hkl,      # Miller indices (h, k, l)
-)->np.ndarray: # Unit normals (n, 3) in the crystal's frame
-    "All planes equivalent to (hkl) by the crystal's symmetry, both sides of each"
-    c = crystal(material)
-    family = {tuple(int(v) for v in s*np.array(hkl) @ r) for r in Spacegroup(c.info['group']).get_rotations() for s in (1, -1)}
-    n = np.array(sorted(family)) @ c.cell.reciprocal().array
-    return n/np.linalg.norm(n, axis=1)[:, None]
 
 # %% ../../nbs/structures/01_shapes.ipynb #fa818811
 def wulff(
     material,      # As in `crystal`
-    energies:dict, # Surface energies {(1, 1, 1): 1., (1, 0, 0): 1.15, …} in any unit, or keys '111'
+    energies:dict, # Surface energies {(1, 1, 1): 1., (1, 0, 0): 1.15, …} in any unit, or keys '111', '11-20'
     radius:float,  # Of the sphere of equal volume, Å
 )->dict: # A shape
     "Shape of least surface energy"
-    if not energies: raise ValueError(f"energies={energies!r}: expected for instance {{'111': 1., '100': 1.15}}")
+    if not isinstance(energies, dict) or not energies: raise ValueError(f"energies={energies!r}: expected for instance {{'111': 1., '100': 1.15}}")
+    cell = crystal(material, mixed=True)
+    families = {hkl: _family(cell, hkl, both_sides=False) for hkl in energies}
     normals, distances = [], []
-    for hkl, e in energies.items():
-        check_range(1e-9, 1e9, **{f'energies[{hkl!r}]': e})
-        n = equivalent_planes(material, _miller(hkl))
-        normals.append(n); distances += [e]*len(n)
+    for hkl, energy in energies.items():
+        check_range(1e-9, 1e9, **{f'energies[{hkl!r}]': energy})
+        polar = _has_opposite(hkl, families)
+        found = equivalent_planes(material, hkl, both_sides=not polar)
+        normals.append(found)
+        distances += [energy]*len(found)
     return _to_volume(np.concatenate(normals), distances, radius)
 
-# %% ../../nbs/structures/01_shapes.ipynb #1481e5e8
-def _miller(hkl):
-    "(h, k, l) from '1-10', '1 -1 0' or three numbers"
-    got = [int(v) for v in re.findall(r'-?\d', hkl)] if isinstance(hkl, str) else [int(v) for v in hkl]
-    if len(got) != 3 or not any(got): raise ValueError(f"{hkl!r}: expected three Miller indices, for instance '111' or (1, -1, 0)")
-    return got
+def _has_opposite(hkl, families):
+    "Whether the other side of a plane has an energy of its own; one family given twice is refused"
+    mine = families[hkl]
+    other_side = {tuple(-i for i in plane) for plane in mine}
+    others = {name: family for name, family in families.items() if name != hkl}
+    twice = [name for name, family in others.items() if family & mine]
+    if twice: raise ValueError(f'energies: {hkl!r} and {twice[0]!r} are one family of planes; expected one energy for it')
+    return any(family & other_side for family in others.values())
 
 # %% ../../nbs/structures/01_shapes.ipynb #1ba7f934
 def plate(
     radius:float,     # Of the sphere of equal volume, Å
     aspect:float=.3,  # Thickness over width between opposite sides (or twice the inner radius)
     sides:int=6,      # 3: triangular, 6: hexagonal
-    axis=(1, 1, 1),   # Normal of the plate
+    axis=(1, 1, 1),   # Normal of the plate, in the particle's frame
     first=(1, 1, -2), # Normal of the first side
 )->dict: # A shape
     "A flat prism"
-    check_range(3, 100, sides=sides); check_range(.01, 100, aspect=aspect)
-    e3 = np.asarray(axis, float)/np.linalg.norm(axis)
+    check_range(3, 100, sides=sides)
+    check_range(.01, 100, aspect=aspect)
+    if sides != int(sides): raise ValueError(f'sides={sides!r}: expected a whole number')
+    e3 = _unit_axis(axis)
+    _unit_axis(first, 'first')
     e1 = np.asarray(first, float) - np.dot(first, e3)*e3
     if np.linalg.norm(e1) < 1e-9: raise ValueError(f'first={first!r} is parallel to axis={axis!r}')
     e1 /= np.linalg.norm(e1)
-    t = 2*math.pi*np.arange(sides)/sides
+    t = 2*math.pi*np.arange(int(sides))/sides
     around = np.cos(t)[:, None]*e1 + np.sin(t)[:, None]*np.cross(e3, e1)
-    return _to_volume([*around, e3, -e3], [1.]*sides + [aspect]*2, radius)
-
-# %% ../../nbs/structures/01_shapes.ipynb #7d66d8ac
-FACETED = {'wulff': wulff, 'plate': plate}   # what becomes half-spaces when it is drawn, so that records hold plain planes
+    return _to_volume([*around, e3, -e3], [1.]*int(sides) + [aspect]*2, radius)
 
 # %% ../../nbs/structures/01_shapes.ipynb #bc4cf73e
+FACETED = {'wulff': wulff, 'plate': plate}   # what becomes half-spaces when it is drawn, so that records hold plain planes
+
 def resolve(
     shape:dict,    # {'kind': in `SHAPES` or `FACETED`, parameters}
     material='Au', # The crystal whose planes a Wulff shape has
 )->dict: # A shape whose kind is in `SHAPES`
-    "Turn a faceted shape into the planes that bound it"
-    check_in([*SHAPES, *FACETED], kind=shape.get('kind'))
-    rest = {k: v for k, v in shape.items() if k != 'kind'}
+    "Turn a faceted shape into the planes that bound it, and check any other"
+    kind, parameters = _kind_of(shape)
+    check_in([*SHAPES, *FACETED], kind=kind)
     try:
-        if shape['kind'] == 'wulff': return wulff(material, **rest)
-        if shape['kind'] == 'plate': return plate(**rest)
-        signed_distance(shape, np.zeros((1, 3)))
+        if kind == 'wulff': return wulff(material, **parameters)
+        if kind == 'plate': return plate(**parameters)
     except TypeError as e: raise ValueError(f'shape={shape!r}: {e}') from None
+    signed_distance(shape, np.zeros((1, 3)))
     return shape
