@@ -123,7 +123,7 @@ def test_image_agrees_with_prismatic_stem_by_reciprocity(tmp_path, monkeypatch):
     def error(i): return np.linalg.norm(i - theirs)/np.linalg.norm(theirs - theirs.mean())
     turned = k.max() - k
     assert error(image(turned)) < .02                                # with atoms that are not gridded
-    monkeypatch.setattr(potentials, 'scattering_factor', lambda q, z, table: np.fft.fft2(gridded_atom(z, pixel, 128)).real[:65, :65]*pixel**2/POTENTIAL)
+    monkeypatch.setattr(potentials, 'scattering_factor', lambda q, z, parametrization: np.fft.fft2(gridded_atom(z, pixel, 128)).real[:65, :65]*pixel**2/POTENTIAL)
     same = image(turned)
     assert error(same) < 1.5e-3 and abs(same - theirs).max() < 5e-4
     assert error(image(k)) > .05 and error(image(turned, -C1)) > .5  # and so the beam's direction and the sign of defocus count
@@ -173,9 +173,9 @@ def test_thick_substrate_slices_change_little():
     assert (exit_wave(c).particle == 1).all()
 
 @pytest.mark.parametrize('what, message', [
-    (dict(slice_thickness=0), 'slice_thickness=0'), (dict(phonons=-1), 'phonons=-1'), (dict(engine='prism'), "engine='prism'"), (dict(table='doyle'), "table='doyle'"),
+    (dict(slice_thickness=0), 'slice_thickness=0'), (dict(phonons=-1), 'phonons=-1'), (dict(engine='prism'), "engine='prism'"), (dict(table='doyle'), "parametrization='doyle'"),
     (dict(plane='middle'), "plane='middle'"), (dict(plane=float('nan')), 'plane=nan'), (dict(rms={'C': .1}, phonons=2), 'no displacement for Au'), (dict(band=2), 'band=2'),
-    (dict(projection='finite', table='lobato'), "the table 'kirkland'"), (dict(beam_tilt=(0, 40)), 'tilt=40'), (dict(pixel=.4), 'at most 0.333'), (dict(seed=-1, phonons=1), 'seed=-1'),
+    (dict(projection='finite', table='lobato'), "the parametrization 'kirkland'"), (dict(beam_tilt=(0, 40)), 'tilt=40'), (dict(pixel=.4), 'at most 0.333'), (dict(seed=-1, phonons=1), 'seed=-1'),
     (dict(energy=300), 'energy=300'), (dict(pixel=.01, phonons=20000), 'phonons=20000'), (dict(pixel=.005, phonons=4000), 'GiB are free')])
 def test_bad_settings_are_refused(what, message):
     with pytest.raises((ValueError, KeyError, MemoryError), match=message.replace('(', r'\(')): exit_wave(cluster(), **what)
@@ -184,11 +184,11 @@ def test_bad_scenes_are_refused():
     skew = cluster(); skew.set_cell([[12.8, 1, 0], [0, 12.8, 0], [0, 0, 12]])
     outside = cluster(pbc=False); outside.positions[0, 0] = -1
     high, nan, odd = (cluster() for _ in range(3)); high.positions[3, 2] = 13; nan.positions[5, 0] = np.nan; odd.numbers[0] = 110
-    with pytest.raises(ValueError, match='to 13.00 Å, outside the cell of 12 Å'): exit_wave(high)
+    with pytest.raises(ValueError, match='to 13.000 Å, outside the cell of 12 Å'): exit_wave(high)
     with pytest.raises(ValueError, match='atom 5'): exit_wave(nan)
     with pytest.raises(ValueError, match="element 'Ds'"): exit_wave(odd)
     with pytest.raises(ValueError, match='edges along x, y and z'): exit_wave(skew)
-    with pytest.raises(ValueError, match=r'moved by 1.0 Å would hold them'): exit_wave(outside)
+    with pytest.raises(ValueError, match=r'moved by 1.000 Å would hold them'): exit_wave(outside)
     with pytest.raises(ValueError, match='no atoms'): exit_wave(ase.Atoms(cell=(10, 10, 10)))
     with pytest.raises(ValueError, match='expected equal cells'): exit_waves([cluster(), cluster(cell=(16., 16., 20.))])
     with pytest.raises(ValueError, match='2 seeds for 1 scenes'): exit_waves([cluster()], seed=[1, 2])

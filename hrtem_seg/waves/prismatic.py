@@ -137,13 +137,15 @@ def prismatic_wave(
 # %% ../../nbs/waves/01_prismatic.ipynb #9b0a41b7
 def run_prismatic(
     numbers,         # Atomic numbers
-    positions,       # (atoms, 3) of this phonon arrangement, Å
+    positions,       # (atoms, 3) of this frozen-phonon configuration, Å
     particle,        # True for the atoms of particles
     cell:tuple,      # (lx, ly, lz), Å
     end:float,       # Å, plane of the waves
-    settings:dict,   # pixel, slice_thickness, energy and projection, as in the record of `exit_waves`
+    settings,        # `WaveSettings`: pixel, slice_thickness, energy and projection
 )->tuple: # (full, particle) DataArrays (y, x); what Prismatic said is in the attribute `messages`
-    "Both waves of one arrangement by Prismatic"
-    def one(m): return prismatic_wave(numbers[m], positions[m], cell, *(settings[k] for k in ('pixel', 'slice_thickness')), end, settings['energy'], settings['projection'])
+    "Both waves of one configuration by Prismatic"
+    s = settings
+    def one(m): return prismatic_wave(numbers[m], positions[m], cell, s.pixel, s.slice_thickness, end, s.energy, s.projection)
     full = one(np.ones(len(numbers), bool))
-    return full, full if particle.all() else one(particle) if particle.any() else xr.ones_like(full)
+    if particle.all(): return full, full
+    return full, one(particle) if particle.any() else xr.ones_like(full)
