@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LATTICES', 'SYMMETRY_TOLERANCE', 'turn_matrix', 'turn', 'Lattice', 'alloy_shares', 'UnitCell', 'symmetry',
            'holds_crystal', 'as_record', 'crystal', 'shells', 'settle_materials', 'plane_indices', 'direction_indices',
-           'rotation_matrix', 'rotate', 'draw_orientation']
+           'rotation_matrix', 'project', 'rotate', 'draw_orientation']
 
 # %% ../../nbs/structures/00_crystals.ipynb #6e2b6e14
 import difflib
@@ -26,7 +26,7 @@ from scipy.spatial import cKDTree
 from ..core.checks import check_in, check_range
 from ..core.records import content_hash
 
-# %% ../../nbs/structures/00_crystals.ipynb #37c89bf2
+# %% ../../nbs/structures/00_crystals.ipynb #2ec4fa2c
 @dataclass(frozen=True)
 class Lattice:
     "A crystal that can be asked for by name"
@@ -49,7 +49,8 @@ def _lattice(prototype, symbols, a, c=None, source='', place=None):
     "A lattice of a known prototype; `place` is its one coordinate that symmetry leaves free"
     group, sites, setting = _PROTOTYPES[prototype]
     if callable(sites): sites = sites(place)
-    return Lattice(prototype, group, tuple(symbols.split()), tuple(sites), a, c, source, setting)
+    elements = tuple(symbols.split())
+    return Lattice(prototype, group, elements, tuple(sites), a, c, source, setting)
 
 # %% ../../nbs/structures/00_crystals.ipynb #b77bdcb9
 def _wurtzite(u): return (1/3, 2/3, 0), (1/3, 2/3, u)
@@ -107,20 +108,22 @@ LATTICES = {
     'CsPbBr3': _lattice('perovskite', 'Cs Pb Br', 5.874, source='Møller 1958'),
 }
 
-# %% ../../nbs/structures/00_crystals.ipynb #678a6f91
+# %% ../../nbs/structures/00_crystals.ipynb #01160347
 @lru_cache(256)
 def alloy_shares(
     name:str, # For instance 'Au0.7Ag0.3'
 )->dict|None: # {metal: share}; None when the name is no composition
     "The metals of an alloy, all of them fcc"
-    if name in LATTICES or not re.fullmatch(r'([A-Z][a-z]?(0?\.\d+))+', name): return None
+    if name in LATTICES or not re.fullmatch(r'([A-Z][a-z]?(0?\.\d+))+', name):
+        return None
     parts = re.findall(r'([A-Z][a-z]?)(0?\.\d+)', name)
     shares = {symbol: float(share) for symbol, share in parts}
     metals = [m for m, lattice in LATTICES.items() if lattice.prototype == 'fcc']
     for symbol in shares: check_in(metals, **{f'material={name!r}: metal': symbol})
     total = sum(shares.values())
     if len(parts) != len(shares) or abs(total - 1) > 1e-6:
-        raise ValueError(f'material={name!r}: expected the shares of different metals, which add up to one and not to {total:g}')
+        raise ValueError(f'material={name!r}: expected the shares of different metals, which add up to one and not to '
+                         f'{total:g}')
     return shares
 
 # %% ../../nbs/structures/00_crystals.ipynb #caf8faf3
@@ -130,7 +133,8 @@ def _named(name):
     shares = alloy_shares(name)
     if shares: lattice = _mean_lattice(shares)
     else: lattice = LATTICES[name]
-    a = _ase_crystal(lattice.symbols, lattice.sites, spacegroup=lattice.group, setting=lattice.setting, cellpar=lattice.cellpar)
+    a = _ase_crystal(lattice.symbols, lattice.sites, spacegroup=lattice.group, setting=lattice.setting,
+                     cellpar=lattice.cellpar)
     cell = Atoms(a.numbers, positions=a.positions, cell=a.cell, pbc=True)
     cell.info['group'] = lattice.group
     if shares: cell.info['occupancies'] = [dict(shares) for _ in cell]
@@ -138,10 +142,11 @@ def _named(name):
 
 def _mean_lattice(shares):
     "Vegard's rule; the site is named by the most frequent metal"
-    edge = sum(share*LATTICES[metal].a for metal, share in shares.items())
-    return _lattice('fcc', max(shares, key=shares.get), edge, source='Vegard')
+    edges = [share*LATTICES[metal].a for metal, share in shares.items()]
+    most = max(shares, key=shares.get)
+    return _lattice('fcc', most, sum(edges), source='Vegard')
 
-# %% ../../nbs/structures/00_crystals.ipynb #05e649ac
+# %% ../../nbs/structures/00_crystals.ipynb #9f301f32
 @dataclass(frozen=True)
 class UnitCell:
     "The content of a crystal that has no name; `asdict` makes it the plain dictionary of settings and records"
@@ -166,14 +171,16 @@ class UnitCell:
     @classmethod
     def from_record(cls, record):
         "The content that a dictionary holds; older ones have full sites and no hash"
-        older = dict(occupancies=[{symbol: 1.} for symbol in record['symbols']], formula='', hash='')
-        known = {**older, **record}
-        return cls(**{field.name: known[field.name] for field in fields(cls)})
+        full = [{symbol: 1.} for symbol in record['symbols']]
+        known = {'occupancies': full, 'formula': '', 'hash': '', **record}
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: known[name] for name in names})
 
     @property
     def is_mixed(self):
         "Whether sites are shared by several elements, or empty in part"
-        return any(share < 1 for site in self.occupancies for share in site.values())
+        shares = [min(site.values()) for site in self.occupancies]
+        return min(shares) < 1
 
     def atoms(self):
         "As ASE has it, with the space group's number in `info`, and the occupancies where sites are shared"
@@ -183,12 +190,13 @@ class UnitCell:
         if self.is_mixed: a.info['occupancies'] = self.occupancies
         return a
 
-# %% ../../nbs/structures/00_crystals.ipynb #721cf02b
+# %% ../../nbs/structures/00_crystals.ipynb #23a4f067
 def _formula(occupancies):
     "In lowest terms where the counts are whole, for instance 'TiO2'; otherwise in shares of all atoms"
     count = {}
     for site in occupancies:
-        for symbol, share in site.items(): count[symbol] = count.get(symbol, 0.) + share
+        for symbol, share in site.items():
+            count[symbol] = count.get(symbol, 0.) + share
     whole = {symbol: round(n) for symbol, n in count.items()}
     if all(abs(n - whole[symbol]) < 1e-6 for symbol, n in count.items()):
         lowest, _ = Formula.from_dict(whole).reduce()
@@ -200,16 +208,21 @@ def _formula(occupancies):
 def _from_cif(material):
     "Read a CIF file, or one block of it: `path.cif#block`"
     path, block = _file_and_block(material)
-    if not path.is_file(): raise FileNotFoundError(f'material={str(material)!r}: no such CIF file (looked for {path.absolute()})')
+    if not path.is_file():
+        raise FileNotFoundError(f'material={str(material)!r}: no such CIF file (looked for {path.absolute()})')
     try:
         with open(path, 'rb') as f: found = [b for b in parse_cif(f) if b.has_structure()]
-    except OSError as e: raise ValueError(f'{path} cannot be read: {e}') from None
-    except Exception as e: raise _unreadable(path, e) from None
-    if not found: raise _unreadable(path, 'it holds no atoms')
+    except OSError as e:
+        raise ValueError(f'{path} cannot be read: {e}') from None
+    except Exception as e:
+        raise _unreadable(path, e) from None
+    if not found:
+        raise _unreadable(path, 'it holds no atoms')
     chosen = _one_block(path, found, block)
     chosen = _with_occupancies(path, chosen)
     try: return chosen.get_atoms()
-    except Exception as e: raise _unreadable(path, e) from None
+    except Exception as e:
+        raise _unreadable(path, e) from None
 
 def _unreadable(path, why):
     if isinstance(why, Exception): why = f'{type(why).__name__} {why}'.strip()
@@ -222,7 +235,7 @@ def _file_and_block(material):
     name, block = path.name.split('#', 1)
     return path.with_name(name), block
 
-# %% ../../nbs/structures/00_crystals.ipynb #482fd24e
+# %% ../../nbs/structures/00_crystals.ipynb #e2a9ab80
 def _one_block(path, found, name):
     "The block that is meant"
     names = [b.name for b in found]
@@ -230,7 +243,8 @@ def _one_block(path, found, name):
     if name is None:
         example = f'{path}#{names[0]}'
         raise ValueError(f'{path} holds {len(found)} crystals, {names}: name one, for instance {example!r}')
-    if names.count(name) != 1: raise ValueError(f'{path}#{name}: expected one of {names}')
+    if names.count(name) != 1:
+        raise ValueError(f'{path}#{name}: expected one of {names}')
     return found[names.index(name)]
 
 def _with_occupancies(path, block):
@@ -242,22 +256,24 @@ def _with_occupancies(path, block):
     for site, share in enumerate(said, 1):
         if share == '.': share = 1.
         if isinstance(share, str):
-            raise ValueError(f'{path}: the occupancy of site {site} is {share!r}, so it is unknown which atoms the crystal has')
+            raise ValueError(f'{path}: the occupancy of site {site} is {share!r}, so it is unknown which atoms the '
+                             'crystal has')
         check_range(1e-6, 1.001, **{f'{path}: occupancy of site {site}': share})
         shares.append(min(float(share), 1.))
     return CIFBlock(block.name, {**block, '_atom_site_occupancy': shares})
 
-# %% ../../nbs/structures/00_crystals.ipynb #4feab5c5
+# %% ../../nbs/structures/00_crystals.ipynb #7e61f998
 SYMMETRY_TOLERANCE = .01  # Å: files give positions to three or four digits
 
 def symmetry(
     cell:Atoms, # A unit cell from `crystal`
-): # What spglib finds: `number` and `international` symbol of the space group, `rotations` (n, 3, 3) in the cell's own axes, and more
+): # spglib's findings: `number` and `international` symbol of the group, `rotations` (n, 3, 3) in the cell's axes, …
     "The symmetry that a crystal's atoms have"
     edges = tuple(map(tuple, cell.cell.array.tolist()))
     fractions = tuple(map(tuple, cell.get_scaled_positions().tolist()))
     found = _spglib(edges, fractions, tuple(_kinds(cell)))
-    if found is None: raise ValueError(f'{cell.get_chemical_formula()}: spglib finds no space group at all for these atoms')
+    if found is None:
+        raise ValueError(f'{cell.get_chemical_formula()}: spglib finds no space group at all for these atoms')
     return found
 
 @lru_cache(256)
@@ -275,18 +291,21 @@ def _kinds(cell):
     keys = [tuple(sorted(site.items())) for site in sites]
     return [1 + keys.index(key) for key in keys]
 
-# %% ../../nbs/structures/00_crystals.ipynb #408e1201
+# %% ../../nbs/structures/00_crystals.ipynb #aa761c25
 def _is_conventional(cell, found):
-    "Whether the cell has the volume and the shape that its space group is described in; rhombohedral axes count as such"
+    "Whether the cell has the volume and shape that its space group is described in; rhombohedral axes count as such"
     whole = len(found.std_types)
     *edges, alpha, beta, gamma = cell.cell.cellpar()
-    if found.international.startswith('R') and len(cell)*3 == whole: return _alike(edges) and _alike([alpha, beta, gamma])
+    if found.international.startswith('R') and len(cell)*3 == whole:
+        return _alike(edges) and _alike([alpha, beta, gamma])
     if len(cell) != whole: return False
     right = [_alike([angle, 90]) for angle in (alpha, beta, gamma)]
     hexagonal = right[0] and right[1] and _alike([gamma, 120])
     if found.number >= 195: return all(right) and _alike(edges)
-    if found.number >= 143: return hexagonal and _alike(edges[:2])
-    if found.number >= 75: return all(right) and _alike(edges[:2])
+    if found.number >= 143:
+        return hexagonal and _alike(edges[:2])
+    if found.number >= 75:
+        return all(right) and _alike(edges[:2])
     if found.number >= 16: return all(right)
     if found.number >= 3: return sum(right) >= 2
     return True
@@ -308,17 +327,19 @@ def _upright(atoms):
     upright, _ = Atoms(cell=cell).cell.standard_form()
     return Atoms(atoms.numbers, scaled_positions=fractions, cell=upright, pbc=True)
 
-# %% ../../nbs/structures/00_crystals.ipynb #f304c5e1
+# %% ../../nbs/structures/00_crystals.ipynb #5b929886
 def _content(atoms, name):
     "The content of a crystal from a file or from ASE, in its conventional cell"
     _check_atoms(atoms, name)
     occupancies = _sites_of(atoms)
     cell = _upright(atoms)
-    if any(site != {symbol: 1.} for site, symbol in zip(occupancies, cell.symbols)): cell.info['occupancies'] = occupancies
+    full = [{symbol: 1.} for symbol in cell.symbols]
+    if occupancies != full: cell.info['occupancies'] = occupancies
     found = symmetry(cell)
     here = f'{found.number} ({found.international})'
     said = getattr(atoms.info.get('spacegroup'), 'no', 1)
-    if said not in (1, found.number): _warn(f'{name}: its space group is said to be {said}, but its atoms have {here}, which counts')
+    if said not in (1, found.number):
+        _warn(f'{name}: its space group is said to be {said}, but its atoms have {here}, which counts')
     if not _is_conventional(cell, found):
         given = cell.cell.cellpar().round(3).tolist()
         cell, alike = _conventional(cell, found)
@@ -332,24 +353,34 @@ def _warn(words): warnings.warn(words, stacklevel=5)
 def _sites_of(atoms):
     "{element: share} of each atom's site, as ASE's reader gives it"
     known = atoms.info.get('occupancy')
-    if not known: return [{symbol: 1.} for symbol in atoms.symbols]
+    if not known:
+        return [{symbol: 1.} for symbol in atoms.symbols]
     kinds = atoms.arrays.get('spacegroup_kinds', np.arange(len(atoms)))
-    return [{symbol: float(share) for symbol, share in known[str(kind)].items()} for kind in kinds]
+    sites = [known[str(kind)] for kind in kinds]
+    return [dict(zip(site, map(float, site.values()))) for site in sites]
 
-# %% ../../nbs/structures/00_crystals.ipynb #469c6f0b
+# %% ../../nbs/structures/00_crystals.ipynb #afa1b224
 def _check_atoms(atoms, name):
     "Refuse what can be no crystal"
-    if not len(atoms): raise ValueError(f'{name} holds no atoms')
-    if atoms.cell.rank < 3: raise ValueError(f'{name}: a crystal needs a cell with three edges')
+    if not len(atoms):
+        raise ValueError(f'{name} holds no atoms')
+    if atoms.cell.rank < 3:
+        raise ValueError(f'{name}: a crystal needs a cell with three edges')
     if any(atoms.pbc) and not all(atoms.pbc):
-        raise ValueError(f'{name}: pbc={atoms.pbc.tolist()}: a crystal repeats in three directions, and this is a slab or a wire')
+        raise ValueError(f'{name}: pbc={atoms.pbc.tolist()}: a crystal repeats in three directions, and this is a '
+                         'slab or a wire')
     numbers = np.concatenate([atoms.positions, atoms.cell.array])
-    if not np.isfinite(numbers).all(): raise ValueError(f'{name}: positions and edges must be finite numbers')
-    if 0 in atoms.numbers: raise ValueError(f"{name}: an atom has the symbol 'X', which is no element")
-    if 'occupancy' in atoms.info: return   # several elements on one place
+    if not np.isfinite(numbers).all():
+        raise ValueError(f'{name}: positions and edges must be finite numbers')
+    if 0 in atoms.numbers:
+        raise ValueError(f"{name}: an atom has the symbol 'X', which is no element")
+    if 'occupancy' in atoms.info:
+        return   # several elements on one place
     periodic = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
     near = neighbor_list('d', periodic, .6)
-    if len(near): raise ValueError(f'{name}: two atoms are only {near.min():.3f} Å apart; is the origin or setting of the space group right?')
+    if len(near):
+        raise ValueError(f'{name}: two atoms are only {near.min():.3f} Å apart; is the origin or setting of the space '
+                         'group right?')
 
 # %% ../../nbs/structures/00_crystals.ipynb #7f983438
 _NEEDED = {'symbols', 'cell', 'scaled_positions'}
@@ -364,9 +395,12 @@ def as_record(
     material, # Whatever `crystal` takes
 ): # A name, or the plain dictionary of a `UnitCell`
     "What stands for a material in a record"
-    if isinstance(material, dict): return _from_dictionary(material)
-    if isinstance(material, Atoms): return asdict(_content(material, f'material={material.get_chemical_formula()!r}'))
-    if isinstance(material, Path) or _is_path(material): return asdict(_content(_from_cif(material), str(material)))
+    if isinstance(material, dict):
+        return _from_dictionary(material)
+    if isinstance(material, Atoms):
+        return asdict(_content(material, f'material={material.get_chemical_formula()!r}'))
+    if isinstance(material, Path) or _is_path(material):
+        return asdict(_content(_from_cif(material), str(material)))
     _check_name(material)
     return material
 
@@ -379,25 +413,29 @@ def _check_name(name):
     near = difflib.get_close_matches(str(name).lower(), lower, 1, .5)
     hint = f'; did you mean {lower[near[0]]!r}?' if near else ''
     names = ', '.join(map(repr, LATTICES))
-    raise ValueError(f"material={name!r}: expected one of {names}, an alloy such as 'Au0.7Ag0.3', a CIF file ('….cif'), or an ASE Atoms{hint}")
+    raise ValueError(f"material={name!r}: expected one of {names}, an alloy such as 'Au0.7Ag0.3', a CIF file "
+                     f"('….cif'), or an ASE Atoms{hint}")
 
-# %% ../../nbs/structures/00_crystals.ipynb #e1b0629b
+# %% ../../nbs/structures/00_crystals.ipynb #062a673f
 def _from_dictionary(given):
     "A dictionary that `as_record` made is taken at its word; any other is looked at like a file"
-    if not holds_crystal(given): raise ValueError(f'material={given!r}: expected a dictionary with {sorted(_NEEDED)}, as as_record gives it')
+    if not holds_crystal(given):
+        raise ValueError(f'material={given!r}: expected a dictionary with {sorted(_NEEDED)}, as as_record gives it')
     content = {k: given[k] for k in (*_NEEDED, 'occupancies', 'group') if k in given}
     if 'hash' in given and given['hash'] != content_hash(content):
-        raise ValueError(f"material: the unit cell of {given.get('formula')!r} is not the one that its hash {given['hash']!r} belongs to; "
+        raise ValueError(f"material: the unit cell of {given.get('formula')!r} is not the one that its hash "
+                         f"{given['hash']!r} belongs to; "
                          'leave out hash and group where a cell was changed by hand')
     if 'group' in given: return given
     try: a = Atoms(given['symbols'], scaled_positions=given['scaled_positions'], cell=given['cell'], pbc=True)
-    except Exception as e: raise ValueError(f'material={given!r}: {e}') from None
+    except Exception as e:
+        raise ValueError(f'material={given!r}: {e}') from None
     return asdict(_content(a, f'material={a.get_chemical_formula()!r}'))
 
 # %% ../../nbs/structures/00_crystals.ipynb #4801b30d
 def crystal(
-    material,          # Name in `LATTICES`, alloy, CIF file (`path.cif`, or `path.cif#block`), ASE `Atoms`, or a dictionary from `as_record`
-    mixed:bool=False,  # Whether sites may be shared by several elements or be empty in part; `info['occupancies']` then says by what
+    material,          # Name in `LATTICES`, alloy, CIF (`path.cif` or `path.cif#block`), ASE `Atoms`, or from `as_record`
+    mixed:bool=False,  # Whether sites may be shared by several elements or empty in part, as `info['occupancies']` says
 )->Atoms: # The conventional cell, Å; `info['group']` is the number of the space group
     "The unit cell of `material`"
     known = as_record(material)
@@ -405,7 +443,8 @@ def crystal(
     else: cell = UnitCell.from_record(known).atoms()
     if 'occupancies' in cell.info and not mixed:
         name = known if isinstance(known, str) else known['formula']
-        raise ValueError(f'material={name!r}: its sites are shared by several elements or empty in part, which only a particle can have')
+        raise ValueError(f'material={name!r}: its sites are shared by several elements or empty in part, which only a '
+                         'particle can have')
     return cell
 
 # %% ../../nbs/structures/00_crystals.ipynb #9e87dc57
@@ -421,64 +460,82 @@ def shells(
     if not len(distance): return []
     distance = np.sort(distance)
     edges = 1 + np.flatnonzero(np.diff(distance) > gap)
-    return [(len(shell)/len(atoms), float(shell[0]), float(shell[-1])) for shell in np.split(distance, edges)]
+    found = []
+    for shell in np.split(distance, edges):
+        count = len(shell)/len(atoms)
+        found.append((count, float(shell[0]), float(shell[-1])))
+    return found
 
 def _pair_distances(pos, cutoff):
     "Every distance twice, as `neighbor_list` has it; much faster for a particle that has no cell"
     pairs = cKDTree(pos).query_pairs(cutoff, output_type='ndarray')
-    distance = np.linalg.norm(pos[pairs[:, 0]] - pos[pairs[:, 1]], axis=1)
+    first, second = pairs.T
+    distance = np.linalg.norm(pos[first] - pos[second], axis=1)
     return np.repeat(distance, 2)
 
-# %% ../../nbs/structures/00_crystals.ipynb #4d36c5f5
+# %% ../../nbs/structures/00_crystals.ipynb #ce3748d5
 def settle_materials(
     settings, # Of a scene, as `draw_scene` takes them
 ): # The same with plain dictionaries for CIF files and `Atoms`; settled settings stay as they are
     "Replace every material that is a file by its content"
     if isinstance(settings, dict):
-        return {key: _settled(value) if key == 'material' else settle_materials(value) for key, value in settings.items()}
-    if isinstance(settings, (list, tuple)): return type(settings)(map(settle_materials, settings))
+        settle = {'material': _settled}
+        return {key: settle.get(key, settle_materials)(value) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return type(settings)(map(settle_materials, settings))
     return settings
 
 def _settled(material):
     "The same for one material, or for a distribution of them"
-    if not isinstance(material, (list, tuple)): return as_record(material)
+    if not isinstance(material, (list, tuple)):
+        return as_record(material)
     is_choice = len(material) == 2 and material[0] == 'choice' and isinstance(material[1], (list, tuple))
-    if not is_choice: raise ValueError(f"material={material!r}: expected one material or ('choice', [...])")
+    if not is_choice:
+        raise ValueError(f"material={material!r}: expected one material or ('choice', [...])")
     options = [_settled(option) for option in material[1]]
     return type(material)(('choice', options))
 
-# %% ../../nbs/structures/00_crystals.ipynb #2c597b7b
+# %% ../../nbs/structures/00_crystals.ipynb #fd9a40b2
 def _numbers(given, what):
     "What was written, as a list of numbers"
-    wrong = ValueError(f"{given!r}: expected three indices of a {what}, or four in hexagonal axes, for instance '111', '1 -1 0', '11-20' or (1, -1, 0)")
-    if isinstance(given, str):
-        text = re.sub(r'(\d)[\u0304\u0305]', r'-\1', given).replace('−', '-')   # a bar over a digit, and the typographer's minus
-        text = re.sub(r'[\[\](){}<>⟨⟩]', '', text).strip()
-        apart = re.split(r'[\s,.]+', text)
-        parts = apart if len(apart) > 1 else re.findall(r'-?\d', text)
-        if len(apart) == 1 and ''.join(parts) != text: raise wrong
-    else: parts = list(given) if np.iterable(given) else [given]
-    if any(isinstance(part, (bool, np.bool_)) for part in parts): raise wrong
-    try: numbers = [float(part) for part in parts]
-    except (TypeError, ValueError): raise wrong from None
-    if len(numbers) not in (3, 4) or not np.isfinite(numbers).all() or not any(numbers): raise wrong
+    try:
+        parts = _split(given) if isinstance(given, str) else list(given)
+        if any(isinstance(part, (bool, np.bool_)) for part in parts): raise ValueError
+        numbers = [float(part) for part in parts]
+        if len(numbers) not in (3, 4) or not any(numbers): raise ValueError
+        if not np.isfinite(numbers).all(): raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f'{given!r}: expected three indices of a {what}, or four in hexagonal axes, '
+                         "for instance '111', '1 -1 0', '11-20' or (1, -1, 0)") from None
     return numbers
+
+def _split(text):
+    "The numbers of '1 -1 0', and the digits of '11-20', with or without brackets"
+    text = re.sub(r'(\d)[\u0304\u0305]', r'-\1', text)   # a bar over a digit
+    text = text.replace('−', '-')                        # the typographer's minus
+    text = re.sub(r'[\[\](){}<>⟨⟩]', '', text).strip()
+    apart = re.split(r'[\s,]+', text)
+    if len(apart) > 1: return apart
+    if not re.fullmatch(r'(-?\d)+', text): raise ValueError
+    return re.findall(r'-?\d', text)
 
 def _check_four(given, numbers, cell, what):
     "Four indices need hexagonal axes, and a third one that is minus the sum of the first two"
     a, b, _, *angles = cell.cell.cellpar()
     if not (_alike([a, b]) and _alike([angles[2], 120])):
         raise ValueError(f'{given!r}: four indices count in hexagonal axes; expected three for this {what}')
-    if abs(sum(numbers[:3])) > 1e-9: raise ValueError(f'{given!r}: the first three of four indices add up to zero')
+    if abs(sum(numbers[:3])) > 1e-9:
+        raise ValueError(f'{given!r}: the first three of four indices add up to zero')
 
-# %% ../../nbs/structures/00_crystals.ipynb #0f1cc792
+# %% ../../nbs/structures/00_crystals.ipynb #80942ef5
 def plane_indices(
     hkl,          # As text, or three or four whole numbers
     cell:Atoms,   # The unit cell whose planes are meant
 )->list: # [h, k, l]
     "Miller indices of a plane, from three of them or four"
     numbers = _numbers(hkl, 'plane')
-    if any(n != round(n) for n in numbers): raise ValueError(f'{hkl!r}: the indices of a plane are whole numbers')
+    if any(n != round(n) for n in numbers):
+        raise ValueError(f'{hkl!r}: the indices of a plane are whole numbers')
     if len(numbers) == 4: _check_four(hkl, numbers, cell, 'plane')
     h, k, *_, l = (int(n) for n in numbers)
     return [h, k, l]
@@ -499,7 +556,8 @@ def _unit(v):
     "The vector of length one, as plain numbers"
     numbers = [float(x) for x in v]
     length = math.sqrt(sum(x*x for x in numbers))
-    if not 0 < length < math.inf: raise ValueError(f'{numbers!r} has no direction')
+    if not 0 < length < math.inf:
+        raise ValueError(f'{numbers!r} has no direction')
     return [x/length for x in numbers]
 
 # %% ../../nbs/structures/00_crystals.ipynb #0c0a8999
@@ -508,18 +566,28 @@ def rotation_matrix(
 )->list: # 3 × 3
     "The rotation matrix of a quaternion"
     w, x, y, z = _unit(q)
-    return [[1 - 2*(y*y + z*z), 2*(x*y - w*z), 2*(x*z + w*y)],
-            [2*(x*y + w*z), 1 - 2*(x*x + z*z), 2*(y*z - w*x)],
-            [2*(x*z - w*y), 2*(y*z + w*x), 1 - 2*(x*x + y*y)]]
+    return [
+        [1 - 2*(y*y + z*z), 2*(x*y - w*z), 2*(x*z + w*y)],
+        [2*(x*y + w*z), 1 - 2*(x*x + z*z), 2*(y*z - w*x)],
+        [2*(x*z - w*y), 2*(y*z + w*x), 1 - 2*(x*x + y*y)],
+    ]
 
 # %% ../../nbs/structures/00_crystals.ipynb #48fae36c
+def project(
+    pos,       # Positions (n, 3)
+    direction, # (3,); its length counts
+)->np.ndarray: # (n,)
+    "Scalar product of positions with a direction, with the same bits on every machine"
+    x, y, z = np.asarray(pos, float).T
+    u, v, w = direction
+    return x*u + y*v + z*w
+
 def rotate(
     pos, # Positions (n, 3)
     R,   # 3 × 3 matrix
 )->np.ndarray: # (n, 3)
     "Apply a matrix to positions, with the same bits on every machine"
-    x, y, z = np.asarray(pos, float).T
-    return np.stack([row[0]*x + row[1]*y + row[2]*z for row in R], axis=1)
+    return np.stack([project(pos, row) for row in R], axis=1)
 
 turn_matrix, turn = rotation_matrix, rotate   # their former names
 
@@ -535,7 +603,9 @@ def _product(p, q):
 
 def _about(axis, angle):
     "The quaternion of a rotation about an axis, in radians"
-    return [math.cos(angle/2), *(math.sin(angle/2)*x for x in _unit(axis))]
+    sine = math.sin(angle/2)
+    x, y, z = _unit(axis)
+    return [math.cos(angle/2), sine*x, sine*y, sine*z]
 
 def _shortest(u, v):
     "The quaternion that rotates direction `u` to direction `v`"
@@ -550,26 +620,31 @@ def _shortest(u, v):
 # %% ../../nbs/structures/00_crystals.ipynb #42733cff
 def draw_orientation(
     rng:np.random.Generator,
-    orientation='random', # 'random' (uniform), a quaternion, or {'zone': [u, v, w], 'tilt': standard deviation in degrees, 'turn': degrees}
+    orientation='random', # 'random', a quaternion, or {'zone': '110', 'tilt': standard deviation, 'turn': degrees}
     material='Au',        # The crystal whose lattice vectors the zone axis counts in
 )->list: # Quaternion (w, x, y, z)
     "Sample an orientation"
-    if isinstance(orientation, str) and orientation == 'random': return _unit(rng.standard_normal(4))
-    if isinstance(orientation, dict): return _draw_zone(rng, material, **_zone_settings(orientation))
+    if isinstance(orientation, str) and orientation == 'random':
+        return _unit(rng.standard_normal(4))
+    if isinstance(orientation, dict):
+        return _draw_zone(rng, material, **_zone_settings(orientation))
     try:
         four = [float(x) for x in orientation]
-        if len(four) == 4 and not isinstance(orientation, str): return _unit(four)
+        if len(four) == 4 and not isinstance(orientation, str):
+            return _unit(four)
     except (TypeError, ValueError): pass
-    raise ValueError(f"orientation={orientation!r}: expected 'random', the four numbers of a quaternion, or for instance {{'zone': '110', 'tilt': 2.}}")
+    raise ValueError(f"orientation={orientation!r}: expected 'random', the four numbers of a quaternion, or for "
+                     f"instance {{'zone': '110', 'tilt': 2.}}")
 
 def _zone_settings(orientation):
     "Zone axis, tilt and turn as they were asked for"
     for key in orientation: check_in(['zone', 'tilt', 'turn'], orientation=key)
-    if 'zone' not in orientation: raise ValueError(f"orientation={orientation!r}: expected a zone axis, for instance {{'zone': '110'}}")
+    if 'zone' not in orientation:
+        raise ValueError(f"orientation={orientation!r}: expected a zone axis, for instance {{'zone': '110'}}")
     return orientation
 
 def _draw_zone(rng, material, zone, tilt=0., turn=None):
-    "A zone axis along the beam, give or take two independent tilts about x and y; about the beam by `turn`, uniform when None"
+    "A zone axis along the beam, up to two independent tilts about x and y; `turn` is about the beam, None uniform"
     cell = crystal(material, mixed=True)
     axis = cell.cell.cartesian_positions(direction_indices(zone, cell))
     check_range(0, 180, tilt=tilt)

@@ -12,11 +12,12 @@ import math
 import numpy as np
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 from ..core.checks import check_in, check_range
-from .crystals import crystal, holds_crystal, plane_indices, symmetry
+from .crystals import crystal, holds_crystal, plane_indices, project, symmetry
 
 # %% ../../nbs/structures/01_shapes.ipynb #6312ae06
 def _uniform(rng, lo, hi):
-    if not lo <= hi: raise ValueError(f'{lo:g} is above {hi:g}')
+    if not lo <= hi:
+        raise ValueError(f'{lo:g} is above {hi:g}')
     return rng.uniform(lo, hi)
 
 def _normal(rng, mean, std): return rng.normal(mean, std)
@@ -31,12 +32,16 @@ def _truncnorm(rng, mean, std, lo, hi):
 def _lognormal(rng, median, sigma): return median*math.exp(sigma*rng.standard_normal())
 
 def _integers(rng, lo, hi):
-    if lo != int(lo) or hi != int(hi): raise ValueError('both ends must be whole numbers')
-    return rng.integers(int(lo), int(hi), endpoint=True)
+    ends = [int(lo), int(hi)]
+    if ends != [lo, hi]:
+        raise ValueError('both ends must be whole numbers')
+    return rng.integers(*ends, endpoint=True)
 
 def _choice(rng, options):
-    if not isinstance(options, (list, tuple, np.ndarray)): raise ValueError('expected a list of options')
-    if not len(options): raise ValueError('there is nothing to choose from')
+    if not isinstance(options, (list, tuple, np.ndarray)):
+        raise ValueError('expected a list of options')
+    if not len(options):
+        raise ValueError('there is nothing to choose from')
     return options[rng.integers(len(options))]
 
 DISTRIBUTIONS = {'uniform': _uniform, 'normal': _normal, 'truncnorm': _truncnorm, 'lognormal': _lognormal,
@@ -45,25 +50,31 @@ DISTRIBUTIONS = {'uniform': _uniform, 'normal': _normal, 'truncnorm': _truncnorm
 # %% ../../nbs/structures/01_shapes.ipynb #a8d3fccf
 def draw(
     rng:np.random.Generator,
-    dist, # A constant, or ('uniform', lo, hi), ('normal', mean, std), ('truncnorm', mean, std, lo, hi), ('lognormal', median, sigma), ('integers', lo, hi) with both ends, ('choice', [...])
+    dist, # A constant, or a name in `DISTRIBUTIONS` and its parameters, for instance ('uniform', lo, hi)
 ): # One value, a plain Python number or option
     "Sample a distribution once"
     if holds_crystal(dist): return dist
-    if isinstance(dist, dict): return {key: draw(rng, value) for key, value in dist.items()}
-    if not isinstance(dist, (list, tuple)) or not dist or not isinstance(dist[0], str): return dist
+    if isinstance(dist, dict):
+        return {key: draw(rng, value) for key, value in dist.items()}
+    if not isinstance(dist, (list, tuple)) or not dist or not isinstance(dist[0], str):
+        return dist
     name, *parameters = dist
     check_in(DISTRIBUTIONS, distribution=name)
     try:
         if name != 'choice': _check_finite(parameters)
         value = DISTRIBUTIONS[name](rng, *parameters)
-    except TypeError: raise ValueError(f'{dist!r}: wrong number or type of parameters for {name!r}') from None
-    except (ValueError, OverflowError) as e: raise ValueError(f'{dist!r}: {e}') from None
+    except TypeError:
+        raise ValueError(f'{dist!r}: wrong number or type of parameters for {name!r}') from None
+    except (ValueError, OverflowError) as e:
+        raise ValueError(f'{dist!r}: {e}') from None
     return value.item() if isinstance(value, np.generic) else value
 
 def _check_finite(parameters):
     for value in parameters:
-        if isinstance(value, (bool, str)): raise TypeError
-        if not math.isfinite(value): raise ValueError('parameters must be finite numbers')
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        if not math.isfinite(value):
+            raise ValueError('parameters must be finite numbers')
 
 # %% ../../nbs/structures/01_shapes.ipynb #81d94875
 def sphere(
@@ -72,23 +83,30 @@ def sphere(
 )->np.ndarray: # (n,) Å
     "Distance to a sphere"
     check_range(1e-3, 1e5, radius=radius)
-    return np.sqrt(pos[:, 0]**2 + pos[:, 1]**2 + pos[:, 2]**2) - radius
+    return np.sqrt(_square(pos)) - radius
+
+def _square(pos):
+    "Square of the distance from the centre"
+    x, y, z = pos.T
+    return x*x + y*y + z*z
 
 # %% ../../nbs/structures/01_shapes.ipynb #9341f2eb
 def _unit_axis(axis, name='axis'):
     "A direction in the particle's frame, of length one"
     try: given = np.asarray(axis, float)
     except (TypeError, ValueError): given = np.zeros(0)
-    length = math.sqrt(sum(float(x)**2 for x in given.ravel()))
-    if given.shape != (3,) or not 0 < length < math.inf: raise ValueError(f'{name}={axis!r}: expected a direction, for instance (0, 0, 1)')
+    squares = [float(x)**2 for x in given.ravel()]
+    length = math.sqrt(sum(squares))
+    if given.shape != (3,) or not 0 < length < math.inf:
+        raise ValueError(f'{name}={axis!r}: expected a direction, for instance (0, 0, 1)')
     return given/length
 
 def _oriented(pos, axis):
     "Height along `axis` and distance from it"
     n = _unit_axis(axis)
-    height = pos[:, 0]*n[0] + pos[:, 1]*n[1] + pos[:, 2]*n[2]
-    square = pos[:, 0]**2 + pos[:, 1]**2 + pos[:, 2]**2 - height*height
-    return height, np.sqrt(np.maximum(square, 0))
+    height = project(pos, n)
+    across = _square(pos) - height*height
+    return height, np.sqrt(np.maximum(across, 0))
 
 # %% ../../nbs/structures/01_shapes.ipynb #7967899f
 def ellipsoid(
@@ -133,15 +151,17 @@ def halfspaces(
 )->np.ndarray: # (n,) Å
     "Convex body: inside all planes n·x = distance"
     if len(normals) != len(distances) or not len(normals):
-        raise ValueError(f'{len(normals)} normals and {len(distances)} distances: expected one distance for each normal')
+        raise ValueError(f'{len(normals)} normals and {len(distances)} distances: expected one distance for each '
+                         'normal')
     pos = np.asarray(pos, float)
     out = np.full(len(pos), -np.inf)
     for normal, distance in zip(normals, distances):
         check_range(-1e5, 1e5, distances=distance)
         length = math.sqrt(sum(float(x)**2 for x in normal))
-        if not 0 < length < math.inf: raise ValueError(f'normals: {normal!r} has no direction')
-        height = pos[:, 0]*normal[0] + pos[:, 1]*normal[1] + pos[:, 2]*normal[2]
-        np.maximum(out, height/length - distance, out=out)
+        if not 0 < length < math.inf:
+            raise ValueError(f'normals: {normal!r} has no direction')
+        height = project(pos, normal)/length
+        np.maximum(out, height - distance, out=out)
     return out
 
 # %% ../../nbs/structures/01_shapes.ipynb #ade75fa7
@@ -155,14 +175,17 @@ def signed_distance(
     kind, parameters = _kind_of(shape)
     check_in(SHAPES, kind=kind)
     pos = np.asarray(pos, float)
-    if pos.ndim != 2 or pos.shape[1] != 3: raise ValueError(f'positions of shape {pos.shape}: expected (n, 3)')
+    if pos.ndim != 2 or pos.shape[1] != 3:
+        raise ValueError(f'positions of shape {pos.shape}: expected (n, 3)')
     try: return SHAPES[kind](pos, **parameters)
-    except TypeError as e: raise ValueError(f'shape={shape!r}: {e}') from None
+    except TypeError as e:
+        raise ValueError(f'shape={shape!r}: {e}') from None
 
 def _kind_of(shape):
     "A shape's kind, and its parameters"
     if not isinstance(shape, dict) or 'kind' not in shape:
-        raise ValueError(f"shape={shape!r}: expected a kind and its parameters, for instance {{'kind': 'rod', 'radius': 20., 'aspect': 2.}}")
+        raise ValueError(f"shape={shape!r}: expected a kind and its parameters, for instance "
+                         f"{{'kind': 'rod', 'radius': 20., 'aspect': 2.}}")
     return shape['kind'], {key: value for key, value in shape.items() if key != 'kind'}
 
 # %% ../../nbs/structures/01_shapes.ipynb #ed09c0c8
@@ -229,7 +252,8 @@ def _to_volume(normals, distances, radius):
     try: volume, _ = _volume(n, distances)
     except Exception: volume = math.inf
     if not 0 < volume < math.inf:
-        raise ValueError(f'planes {np.round(n, 2).tolist()} at distances {list(distances)} enclose no volume about the centre')
+        raise ValueError(f'planes {np.round(n, 2).tolist()} at distances {list(distances)} enclose no volume about '
+                         'the centre')
     scale = (4/3*math.pi*radius**3/volume)**(1/3)
     return dict(kind='halfspaces', normals=n.tolist(), distances=[float(d*scale) for d in distances])
 
@@ -240,7 +264,8 @@ def wulff(
     radius:float,  # Of the sphere of equal volume, Å
 )->dict: # A shape
     "Shape of least surface energy"
-    if not isinstance(energies, dict) or not energies: raise ValueError(f"energies={energies!r}: expected for instance {{'111': 1., '100': 1.15}}")
+    if not isinstance(energies, dict) or not energies:
+        raise ValueError(f"energies={energies!r}: expected for instance {{'111': 1., '100': 1.15}}")
     cell = crystal(material, mixed=True)
     families = {hkl: _family(cell, hkl, both_sides=False) for hkl in energies}
     normals, distances = [], []
@@ -258,7 +283,8 @@ def _has_opposite(hkl, families):
     other_side = {tuple(-i for i in plane) for plane in mine}
     others = {name: family for name, family in families.items() if name != hkl}
     twice = [name for name, family in others.items() if family & mine]
-    if twice: raise ValueError(f'energies: {hkl!r} and {twice[0]!r} are one family of planes; expected one energy for it')
+    if twice:
+        raise ValueError(f'energies: {hkl!r} and {twice[0]!r} are one family of planes; expected one energy for it')
     return any(family & other_side for family in others.values())
 
 # %% ../../nbs/structures/01_shapes.ipynb #1ba7f934
@@ -272,18 +298,21 @@ def plate(
     "A flat prism"
     check_range(3, 100, sides=sides)
     check_range(.01, 100, aspect=aspect)
-    if sides != int(sides): raise ValueError(f'sides={sides!r}: expected a whole number')
+    if sides != int(sides):
+        raise ValueError(f'sides={sides!r}: expected a whole number')
     e3 = _unit_axis(axis)
     _unit_axis(first, 'first')
     e1 = np.asarray(first, float) - np.dot(first, e3)*e3
-    if np.linalg.norm(e1) < 1e-9: raise ValueError(f'first={first!r} is parallel to axis={axis!r}')
+    if np.linalg.norm(e1) < 1e-9:
+        raise ValueError(f'first={first!r} is parallel to axis={axis!r}')
     e1 /= np.linalg.norm(e1)
+    e2 = np.cross(e3, e1)
     t = 2*math.pi*np.arange(int(sides))/sides
-    around = np.cos(t)[:, None]*e1 + np.sin(t)[:, None]*np.cross(e3, e1)
+    around = np.cos(t)[:, None]*e1 + np.sin(t)[:, None]*e2
     return _to_volume([*around, e3, -e3], [1.]*int(sides) + [aspect]*2, radius)
 
 # %% ../../nbs/structures/01_shapes.ipynb #bc4cf73e
-FACETED = {'wulff': wulff, 'plate': plate}   # what becomes half-spaces when it is drawn, so that records hold plain planes
+FACETED = {'wulff': wulff, 'plate': plate}   # they become half-spaces when sampled, so that records hold plain planes
 
 def resolve(
     shape:dict,    # {'kind': in `SHAPES` or `FACETED`, parameters}
@@ -295,6 +324,7 @@ def resolve(
     try:
         if kind == 'wulff': return wulff(material, **parameters)
         if kind == 'plate': return plate(**parameters)
-    except TypeError as e: raise ValueError(f'shape={shape!r}: {e}') from None
+    except TypeError as e:
+        raise ValueError(f'shape={shape!r}: {e}') from None
     signed_distance(shape, np.zeros((1, 3)))
     return shape
