@@ -6,7 +6,8 @@ from hrtem_seg.core.units import coords
 from hrtem_seg.core.fourier import freqs
 from hrtem_seg.imaging.labels import edge_distance, label_map, phase_map, phase_mask
 from hrtem_seg.waves.multislice import exit_wave
-from hrtem_seg.imaging.optics import TEAM05, TERMS, aberration_list, chi, image, zero_defocus
+from hrtem_seg.imaging.ctf import TEAM05, TERMS, aberration_list, chi
+from hrtem_seg.imaging.images import image, minimum_contrast_defocus
 from hrtem_seg.structures.scenes import random_scene
 
 @pytest.fixture(scope='module')
@@ -26,15 +27,15 @@ def abtem_image(wave, C1, aberrations):
 
 @pytest.mark.parametrize('C1, aberrations', [(-120., {}), (80., {'C3': 1.2e7}), (-50., {'A1': (40., 30.), 'B2': (300., 70.)}), (-80., TEAM05)])
 def test_images_agree_with_abtem(waves, C1, aberrations):
-    ours, theirs = image(waves['full'], defocus=C1, aberrations=aberrations).values, abtem_image(waves['full'], C1, aberrations)
+    ours, theirs = image(waves['full'], defocus=C1, aberrations=aberrations, sampling='wave').values, abtem_image(waves['full'], C1, aberrations)
     assert np.std(ours - theirs)/np.std(theirs) < 1e-4
 
 @pytest.mark.parametrize('turn', [lambda a: a.T, lambda a: a[::-1], lambda a: np.rot90(a)])
 def test_round_lens_knows_no_direction(waves, turn):
     def turned(wave): return wave.copy(data=np.stack([turn(p) for p in wave.values]))
-    a, b = turn(image(waves['full'], defocus=-70., focal_spread=10.).values), image(turned(waves['full']), defocus=-70., focal_spread=10.).values
+    a, b = turn(image(waves['full'], defocus=-70., focal_spread=10., pixel=.2).values), image(turned(waves['full']), defocus=-70., focal_spread=10., pixel=.2).values
     assert np.abs(a - b).max() < 1e-5
-    assert zero_defocus(turned(waves['particle'])) == zero_defocus(waves['particle'])
+    assert minimum_contrast_defocus(turned(waves['particle'])) == minimum_contrast_defocus(waves['particle'])
     assert (turn(phase_mask(waves['particle']).values) == phase_mask(turned(waves['particle'])).values).all()
 
 def test_each_aberration_has_its_symmetry():
@@ -51,14 +52,14 @@ def test_defocus_is_propagation(waves):
     from hrtem_seg.core.units import wavelength
     w = waves['full']; q2 = sum(f**2 for f in freqs(w.shape[1:], float(w.x[1])))
     there = np.fft.ifft2(np.fft.fft2(w.values)*np.exp(-1j*np.pi*wavelength(300e3)*60*q2))
-    assert np.abs((np.abs(there)**2).mean(0) - image(w, defocus=60.).values).max() < 1e-4
+    assert np.abs((np.abs(there)**2).mean(0) - image(w, defocus=60., sampling='wave').values).max() < 1e-4
 
 def test_image_takes_any_leading_dims(waves):
     w = waves['full']
     two = xr.concat([w, w.roll(x=20, roll_coords=False)], 'structure').assign_attrs(w.attrs)
-    a = image(two, defocus=[0., -50.])
+    a = image(two, defocus=[0., -50.], pixel=.2)
     assert a.dims == ('structure', 'defocus', 'y', 'x')
-    assert (a[0, 1].values == image(w, defocus=-50.).values).all()
+    assert (a[0, 1].values == image(w, defocus=-50., pixel=.2).values).all()
     assert np.allclose(a[1].values, np.roll(a[0].values, 20, -1), atol=1e-5)
     assert np.allclose(image(w.isel(phonon=0)).values, image(w.isel(phonon=[0])).values)
 
@@ -72,7 +73,7 @@ def test_bad_optics(waves, bad, message):
     with pytest.raises(ValueError, match=message): image(waves['full'], **bad)
 
 def test_camera_keeps_the_signal(waves):
-    im = image(waves['full'], defocus=-100.)
+    im = image(waves['full'], defocus=-100., pixel=.2, sampling='band')
     many = np.mean([detect(im, 2e3, np.random.default_rng(i), **CAMERAS['direct']).values for i in range(30)], 0)
     q = np.hypot(*freqs(im.shape, .5)); want = np.fft.ifft2(np.fft.fft2(im.values)*np.interp(q, np.linspace(0, 1, 11), CAMERAS['direct']['mtf'])).real
     got = many/(2e3*float(im.x[1])**2)
@@ -103,5 +104,5 @@ def test_labels_partition_the_mask(waves):
 
 def test_a_wave_is_left_as_it_was(waves):
     w = waves['full'].copy(deep=True)
-    image(w, defocus=-70., focal_spread=10., vibration=.3); zero_defocus(w)
+    image(w, defocus=-70., focal_spread=10., vibration=.3); minimum_contrast_defocus(w)
     assert (w == waves['full']).all()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, xarray as xr
 from ..core.checks import check_in
-from ..imaging.optics import grid_of
+from ..imaging.images import grid_of
 from .stacks import stack_record
 from .settings import StackSettings, camera_settings, check_recording, plain_settings
 from .samples import binned_labels, draw_exposure, focus_of, form_image, kept_waves, labels_of, record_image
@@ -58,7 +58,7 @@ class Redraw:
         waves = kept_waves(self.made, number, self.path)
         mask = labels_of(self.made, waves)['mask']
         if len(self.kept) >= self.waves: self.kept.pop(next(iter(self.kept)))
-        self.kept[number] = Kept(waves['full'], mask, focus_of(waves))
+        self.kept[number] = Kept(waves['full'], mask, focus_of(waves, self.made.sampling is None))
         return self.kept[number]
 
     def draw(self, number, rng):

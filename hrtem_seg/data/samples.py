@@ -16,9 +16,9 @@ from ..structures.scenes import build_scene, draw_scene
 from ..structures.scenes import regenerate as rebuild
 from ..structures.shapes import draw
 from ..waves.multislice import exit_wave, resample, wave_pixel
-from ..imaging.optics import grid_of, image, one_thread, zero_defocus
-from ..imaging.cameras import detect, expose
-from ..imaging.labels import label_map, particle_mask, projection
+from ..imaging.images import grid_of, image, image_grid, minimum_contrast_defocus, one_thread, optics_settings
+from ..imaging.cameras import camera_settings, detect, expose
+from ..imaging.labels import label_map, mask_settings, particle_mask, projection
 from .settings import StackSettings, draw_all
 from .stacks import open_wave, pack_wave, unpack_wave
 
@@ -111,9 +111,10 @@ def kept_waves(
 # %% ../../nbs/data/02_samples.ipynb #b7e1f8c9
 def focus_of(
     waves:Waves,
+    old:bool=False, # Whether of a stack whose settings have no `sampling`
 )->float: # C1, Å
     "The focus that a structure's defocus counts from"
-    if waves.record['drawn']['particles']: return zero_defocus(waves['particle'])
+    if old or waves.record['drawn']['particles']: return minimum_contrast_defocus(waves['particle'], own_grid=old)
     return waves.record['result']['surface'] - waves.attrs['plane_z']
 
 # %% ../../nbs/data/02_samples.ipynb #b0a5c45b
@@ -130,7 +131,9 @@ def labels_of(
 )->dict: # {'mask': ..., and those that are asked for}, each uint8 (y, x)
     "The mask, and what each of its pixels shows"
     particle = waves['particle']
-    mask = particle_mask(particle, waves.scene, **settings.mask)
+    old = settings.sampling is None   # then the wave lies on the camera's grid
+    pixel = None if old else image_grid(particle, settings.pixel, settings.optics.get('aperture'))[1]
+    mask = particle_mask(particle, waves.scene, pixel=pixel, **mask_settings(settings.mask, old=old))
     seen = mask.assign_attrs(particle.attrs)   # a tilted specimen is seen from the side
     made = {'mask': mask}
     for kind in settings.labels:
@@ -203,7 +206,8 @@ def record_image(
     field = exposure.field(shape)
     if exposure.camera is None: return expose(clean.isel(field), exposure.dose, rng)
     b = exposure.binning
-    seen = detect(clean, exposure.dose, rng, **exposure.camera)
+    camera = camera_settings(exposure.camera, old=clean.attrs['sampling'] == 'wave')
+    seen = detect(clean, exposure.dose, rng, **camera)
     return seen.isel({d: slice(f.start//b, f.stop//b) for d, f in field.items()})
 
 # %% ../../nbs/data/02_samples.ipynb #7b112600
@@ -227,7 +231,9 @@ def form_image(
     device='cpu',
 )->xr.DataArray: # Intensity (y, x) of the whole cell on the camera's grid
     "The noise-free image"
-    return image(full, defocus=zero + exposure.defocus, device=device, **exposure.optics)
+    optics = optics_settings(exposure.optics, old=sampling is None)
+    where = dict(sampling='wave') if sampling is None else dict(pixel=pixel, sampling=sampling)
+    return image(full, defocus=zero + exposure.defocus, device=device, **where, **optics)
 
 def _samples(settings, number, waves, zero, labels, device):
     "One structure's images: at each dose, as many as asked, each with its own focus, field and noise"
@@ -257,7 +263,7 @@ def make_structure(
     s = StackSettings.from_record(settings)
     with one_thread():
         waves = kept_waves(s, number, source) if source else _simulated(s, number, device)
-        zero = focus_of(waves)
+        zero = focus_of(waves, s.sampling is None)
         labels = labels_of(s, waves)
         tilts = {k: v for k, v in waves.tilts.items() if k[:-2] in s.wave}
         known = dict(structure=content_hash(waves.record, 12), number=number, split=split_of(number, s.splits),

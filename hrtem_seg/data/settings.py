@@ -16,7 +16,7 @@ from ..core.records import plain, rng_for
 from ..structures.scenes import draw_scene
 from ..structures.shapes import DISTRIBUTIONS, draw
 from ..waves.multislice import exit_wave
-from ..imaging.optics import image
+from ..imaging.images import image
 from ..imaging.cameras import CAMERAS, detect
 from ..imaging.labels import mask_settings
 from .stacks import LABELS, PRECISION
@@ -106,7 +106,7 @@ def keyword_names(
 
 OPTICS = keyword_names(image, ('defocus', 'energy', 'pixel', 'sampling', 'batch', 'threads', 'device'))
 WAVE = keyword_names(exit_wave, ('seed', 'device', 'batch', 'workers'))
-CAMERA = keyword_names(detect)
+CAMERA = keyword_names(detect, ('field',))
 
 # %% ../../nbs/data/01_settings.ipynb #78d96a72
 def check_recording(
