@@ -4,11 +4,15 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch, torch.nn.functional as F, xarray as xr
 from fastai.basics import Callback
 from torch import nn
-from hrtem_seg.learning import training
-from hrtem_seg.learning.benchmarks import Benchmarks, evaluate, scores
+from hrtem_seg.learning import training, transfer as runs_of
+from hrtem_seg.learning.benchmarks import Benchmarks, collapsed, deviation, matrix, scores
 from hrtem_seg.learning.metrics import METRICS, dice
-from hrtem_seg.learning.networks import ResNetUNet, UNet, build, choose_precision, load_network, predict, receptive_field, save_network, standardise
-from hrtem_seg.learning.training import Samples, fit, transfer
+from hrtem_seg.learning.networks import ResNetUNet, UNet, build, receptive_field
+from hrtem_seg.learning.prediction import choose_precision, predict, standardise
+from hrtem_seg.learning.kept import lineage, load_network, load_published, save_network
+from hrtem_seg.learning.samples import Batches, Samples
+from hrtem_seg.learning.training import fit
+from hrtem_seg.learning.transfer import transfer
 
 PUBLISHED = Path(__file__).parents[2]/'shared'/'real'/'published_unets'
 SMALL = {'name': 'UNet', 'filters': [4, 8], 'bottleneck': 8}
@@ -154,7 +158,7 @@ def test_fit_equals_a_plain_pytorch_loop(stacks):
     fast = fit(SMALL, train, valid, epochs=2, lr=1e-3, schedule='constant', augment={}, keep='last', precision='float32')
     # in the same memory layout, since Adam's first steps make much of the last bits
     net = build(SMALL, 0).to(memory_format=torch.channels_last); opt = torch.optim.Adam(net.parameters(), lr=1e-3); samples = Samples(train)
-    loader = training.Batches(samples, 8, True, 0)
+    loader = Batches(samples, 8, True, 0)
     for epoch in range(2):
         loader.epoch = epoch
         for x, y in loader:
@@ -217,7 +221,7 @@ def test_benchmarks_leave_the_training_as_it_is(stacks):
     near = b.history.query('dataset == "near" and epoch > 0').value.to_numpy()
     np.testing.assert_allclose(near, b.history.query('dataset == "valid" and metric == "dice" and epoch > 0').value, atol=1e-6)
     kept = b.history[b.history.kept].query('dataset == "near"').value.item()
-    assert abs(kept - evaluate(b.network, valid)['dice']) < 1e-6
+    assert abs(kept - scores(b.network, valid).dice.mean()) < 1e-6
     assert sorted(b.history.query('dataset == "far"').epoch) == [0, 1, 2]
 
 # Data
@@ -268,7 +272,7 @@ def test_particles_are_found_as_by_hand(blobs):
         assert abs(METRICS['particle_precision'](p, t)[0] - found/len(a)) < 1e-12 and abs(METRICS['particle_recall'](p, t)[0] - found/len(b)) < 1e-12
 
 def test_boundary_loss_weighs_by_the_signed_distance():
-    from hrtem_seg.learning.metrics import BoundaryLoss, signed_distance
+    from hrtem_seg.learning.losses import BoundaryLoss, signed_distance
     t = torch.zeros(1, 12, 16, dtype=torch.long); t[0, 3:8, 4:9] = 1
     inside, outside = np.argwhere(t[0].numpy() == 1), np.argwhere(t[0].numpy() == 0)
     d = np.array([[-np.linalg.norm(outside - (j, i), axis=1).min() if t[0, j, i] else np.linalg.norm(inside - (j, i), axis=1).min() for i in range(16)] for j in range(12)])
@@ -282,7 +286,7 @@ def test_replicates_in_worker_processes_are_the_single_runs(stacks, tmp_path):
     here = [fit(SMALL, *stacks[:2], epochs=1, seed=s) for s in (0, 1)]
     with (client := local_client(1)).cluster, client:
         client.run(torch.set_num_threads, 1)
-        there = training.replicates(SMALL, *stacks[:2], 2, client=client, epochs=1, benchmarks={'far': stacks[2]}, out=tmp_path)
+        there = runs_of.replicates(SMALL, *stacks[:2], 2, client=client, epochs=1, benchmarks={'far': stacks[2]}, out=tmp_path)
     assert all(same(a.network, b.network) for a, b in zip(here, there))
     assert sorted(p.name for p in tmp_path.iterdir()) == ['seed-0', 'seed-1']
 
@@ -325,7 +329,7 @@ def test_the_learner_keeps_fastais_own_tools(stacks):
 # Several runs
 
 def test_replicates_are_the_single_runs(stacks, tmp_path):
-    runs = training.replicates(SMALL, *stacks[:2], [4, 7], epochs=1, out=tmp_path)
+    runs = runs_of.replicates(SMALL, *stacks[:2], [4, 7], epochs=1, out=tmp_path)
     alone = fit(SMALL, *stacks[:2], epochs=1, seed=7)
     assert same(runs[1].network, alone.network) and not same(*[r.network for r in runs])
     assert sorted(p.name for p in tmp_path.iterdir()) == ['seed-4', 'seed-7']
@@ -333,8 +337,8 @@ def test_replicates_are_the_single_runs(stacks, tmp_path):
 def test_cross_validation_never_divides_a_structure(stacks, monkeypatch):
     seen = []
     def record(network, train, valid, **kw): seen.append((train, valid)); return training.Trained(build(SMALL), {}, None)
-    monkeypatch.setattr(training, 'fit', record)
-    table, runs = training.cross_validate(SMALL, toy(40, 0), 4, others={'far': stacks[2]})
+    monkeypatch.setattr(runs_of, 'fit', record)
+    table, runs = runs_of.cross_validate(SMALL, toy(40, 0), 4, others={'far': stacks[2]})
     assert len(runs) == 4 and sorted(table.dataset.unique()) == ['far', 'held out']
     held = []
     for train, valid in seen:
@@ -347,9 +351,9 @@ def test_a_lost_parent_is_said(stacks, tmp_path):
     import shutil
     parent = fit(SMALL, *stacks[:2], epochs=1, out=tmp_path/'a')
     transfer(tmp_path/'a', *stacks[:2], epochs=1, out=tmp_path/'b')
-    assert [r['run'] for r in training.lineage(tmp_path/'b')][0] == parent.record['run']
+    assert [r['run'] for r in lineage(tmp_path/'b')][0] == parent.record['run']
     shutil.rmtree(tmp_path/'a')
-    assert training.lineage(tmp_path/'b')[0]['missing']
+    assert lineage(tmp_path/'b')[0]['missing']
 
 def test_progress_is_shown_when_asked(stacks, capsys):
     fit(SMALL, *stacks[:2], epochs=1); assert capsys.readouterr().out == ''

@@ -12,7 +12,7 @@ import json
 from glob import glob
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, xarray as xr
-from ..learning.benchmarks import draw_matrix, replicated_matrix, scores
+from ..learning.benchmarks import deviation, draw_matrix, matrix, scores
 from .claims import draw_claims, verdicts
 from ..core.checks import check_in
 from ..core.units import coords
@@ -24,7 +24,8 @@ from ..micrographs.readers import read_micrograph
 from ..core.records import versions, write_json
 from ..segmentation.segmentation import segment
 from ..data.stacks import open_stack
-from ..learning.training import fit, transfer
+from ..learning.training import fit
+from ..learning.transfer import transfer
 from skimage.io import imread
 from skimage.transform import resize
 
@@ -265,7 +266,8 @@ def matrices(
 )->xr.Dataset: # value, deviation (replicate, train, test)
     "Scores and deviations of each replicate"
     chosen = table[table.metric == metric]
-    return replicated_matrix(chosen, 'replicate', test='tested', order=[str(o) for o in order]).assign_attrs(metric=metric)
+    value = matrix(chosen, test='tested', order=[str(o) for o in order], replicate='replicate')
+    return xr.Dataset(dict(value=value, deviation=deviation(value))).assign_attrs(metric=metric)
 
 # %% ../../nbs/experiments/02_experiments.ipynb #731f893c
 def before_and_after(

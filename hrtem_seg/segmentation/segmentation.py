@@ -16,7 +16,8 @@ from skimage.transform import resize
 from ..core.checks import check_range
 from ..micrographs.micrograph import gaussian_otsu, micrograph, rescale
 from ..micrographs.readers import read_micrograph
-from ..learning.networks import load_network, predict, read_network_record
+from ..learning.kept import load_network, read_network_record
+from ..learning.prediction import predict
 from ..core.records import checksum, read_json, versions, write_json
 
 # %% ../../nbs/segmentation/00_segmentation.ipynb #d812d699
