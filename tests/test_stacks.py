@@ -214,7 +214,8 @@ def test_tilts_are_drawn_and_recorded(tmp_path):
     tilt = ds.specimen_tilt_y.values[::2]
     assert len(set(tilt)) == 2 and (np.abs(tilt) <= 3).all() and ds.specimen_tilt_y.attrs['units'] == '°'
     assert ds.beam_tilt_x.values == pytest.approx(.5, abs=.05) and (ds.beam_tilt_y == 0).all()
-    assert 0 < float(ds.mask.mean()) < .5          # the slope of the tilted beam is no particle
+    straight = generate(tmp_path/'straight', workers=0, progress=False, **{**k, 'wave': dict(pixel=.2)})
+    assert float(ds.mask.mean()) == pytest.approx(float(straight.mask.mean()), rel=.1)     # the slope of the tilted beam is no particle
     assert (regenerate(ds, 3).image.values == ds.image.values[3]).all()
 
 def test_network_never_sees_an_image_twice(whole):
@@ -234,7 +235,7 @@ def test_network_never_sees_an_image_twice(whole):
     assert got.record['data']['train']['settings'] == stack_record(whole)['settings']
 
 def test_camera_and_drawn_lens_regenerate(tmp_path):
-    k = {**ASKED, 'n_structures': 2, 'camera': {'mtf': [1., .5], 'binning': 2, 'read_noise': ['uniform', 1., 2.]}, 'optics': {'aberrations': {'A1': [['uniform', 0, 40], 0.]}}}
+    k = {**ASKED, 'n_structures': 2, 'pixel': .2, 'camera': {'mtf': [1., .5], 'binning': 2, 'read_noise': ['uniform', 1., 2.]}, 'optics': {'aberrations': {'A1': [['uniform', 0, 40], 0.]}}}
     ds = generate(tmp_path/'stack', workers=0, progress=False, **k)
     assert ds.image.dtype == np.float32 and ds.image.shape[1:] == (48, 48) and float(ds.x[1]) == pytest.approx(.4)
     drawn = [json.loads(c)['read_noise'] for c in ds.camera.values]
@@ -262,3 +263,128 @@ def test_old_waves_are_made_again_to_the_bit(tmp_path):
     assert structure_record(path, 1)['checksum'] == structure_record(OLD[1], 1)['checksum']
     x, y = Redraw(path, open_stack(path), crop=64).read([0, 1], np.random.default_rng(0))
     assert x.shape == y.shape == (2, 64, 64)
+
+SMALL = dict(n_structures=3, seed=1, scene=dict(radius=7., thickness=5., cell=[32., 32.]), wave=dict(pixel=.3), pixel=.5, crop=48, workers=0, progress=False)
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp('small')/'stack'
+    generate(path, **SMALL)
+    return path
+
+@pytest.fixture
+def mine(small, tmp_path):
+    "A copy to spoil"
+    import shutil
+    return Path(shutil.copytree(small, tmp_path/'stack'))
+
+def test_lost_chunks_are_left_out_and_made_again(small, mine):
+    (mine/'image'/'c'/'1'/'0'/'0').unlink()
+    mask = mine/'mask'/'c'/'2'/'0'/'0'; mask.write_bytes(mask.read_bytes()[:20])     # an interrupted copy
+    with pytest.warns(UserWarning, match='2 of 3 structures are left out'): ds = open_stack(mine)
+    assert ds.number.values.tolist() == [0]
+    assert [d['number'] for d in lost(mine)] == [1, 2]
+    again = generate(mine, **SMALL)
+    assert (again.image.values == open_stack(small).image.values).all() and lost(mine) == []
+    for k in range(3): (mine/'image'/'c'/str(k)/'0'/'0').unlink()
+    with pytest.raises(ValueError, match='no sample is whole'): open_stack(mine)
+
+def test_lost_waves_are_named_not_read_as_nothing(mine):
+    (mine/'waves'/'full'/'c'/'1'/'0'/'0'/'0'/'0').unlink()
+    with pytest.raises(ValueError, match='is not there'): open_wave(mine, 1)
+    with pytest.raises(ValueError, match='number 1 is not there'):
+        generate(mine.parent/'more', source=mine, **{k: v for k, v in SMALL.items() if k not in ('seed', 'scene', 'wave')})
+
+@pytest.mark.filterwarnings('error')
+def test_files_of_other_programs_are_passed_over(small, mine):
+    (mine/'.DS_Store').write_bytes(b'x'); (mine/'finished'/'.DS_Store').write_bytes(b'x')
+    (mine/'.ipynb_checkpoints').mkdir(); (mine/'finished'/'.ipynb_checkpoints').mkdir()
+    for name in ('000001 (conflicted copy 2026-03-01).json', '000002 2.json', '000001-checkpoint.json', 'copy of 000001.json'):
+        (mine/'finished'/name).write_text('{}')
+    (mine/'image'/'c'/'1'/'0'/'0 (conflicted copy)').write_bytes(b'x')
+    (mine/'image copy').mkdir()
+    assert (open_stack(mine).image.values == open_stack(small).image.values).all()
+    assert finished(mine) == [0, 1, 2] and damaged(mine) == []
+    assert generate(mine, **SMALL).sizes['sample'] == 3
+
+def test_a_folder_that_only_a_desktop_wrote_to_is_free(tmp_path):
+    path = tmp_path/'stack'
+    path.mkdir(); (path/'.DS_Store').write_bytes(b'x')
+    assert generate(path, **SMALL).sizes['sample'] == 3
+
+@pytest.mark.parametrize('where, message', [('file', 'is a file'), ('file/stack', 'nothing can be written'), ('notes', "holds 'mine.txt'"), ('/proc/stack', 'nothing can be written')])
+def test_a_place_that_cannot_be_written_is_named_before_any_work(tmp_path, where, message, monkeypatch):
+    import hrtem_seg.data.generation as g
+    monkeypatch.setattr(g, 'make_structure', lambda *a: pytest.fail('worked first'))
+    (tmp_path/'file').write_text('x'); (tmp_path/'notes').mkdir(); (tmp_path/'notes'/'mine.txt').write_text('keep me')
+    with pytest.raises((OSError, ValueError), match=message): generate(tmp_path/where, **SMALL)
+
+def test_a_full_disk_stops_the_job_and_keeps_what_is_there(tmp_path, monkeypatch):
+    import errno, hrtem_seg.data.generation as g
+    real, asked = g.write_structure, []
+    def full(path, number, *a, **k):
+        asked.append(number)
+        if number: raise OSError(errno.ENOSPC, 'No space left on device')
+        return real(path, number, *a, **k)
+    monkeypatch.setattr(g, 'write_structure', full)
+    with pytest.raises(RuntimeError, match='1 of 2 structures failed.*No space left'): generate(tmp_path/'stack', **SMALL)
+    assert asked == [0, 1] and finished(tmp_path/'stack') == [0]
+    monkeypatch.undo()
+    monkeypatch.setattr(g.shutil, 'disk_usage', lambda p: type('', (), {'free': 1000}))
+    with pytest.warns(UserWarning, match='are free'): generate(tmp_path/'other', **SMALL)
+
+def test_two_jobs_may_start_one_stack(small, tmp_path):
+    code = f'import sys; from hrtem_seg.data.generation import generate; generate(sys.argv[1], **{SMALL!r})'
+    jobs = [subprocess.Popen([sys.executable, '-c', code, tmp_path/'stack'], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(j.wait(), j.stderr.read()) for j in jobs] == [(0, ''), (0, '')]
+    assert bits(tmp_path/'stack') == bits(small)
+    assert [f.name for f in tmp_path.iterdir() if f.suffix == '.tmp'] == []
+
+def test_a_cif_counts_by_its_content(tmp_path, monkeypatch):
+    from ase.build import bulk
+    monkeypatch.chdir(tmp_path)
+    bulk('Pt', cubic=True).write('m.cif')
+    job = {**SMALL, 'scene': {**SMALL['scene'], 'material': 'm.cif'}}
+    ds = generate('stack', **job)
+    assert set(ds.material.values) == {str(ds.material.values[0])} and str(ds.material.values[0]).startswith('Pt')
+    for n in (1, 2): (tmp_path/f'stack/finished/{n:06d}.json').unlink()
+    bulk('Ni', cubic=True).write('m.cif')
+    with pytest.raises(ValueError, match='exists with other settings: scene'): generate('stack', **job)
+    assert (regenerate(ds, 0).image.values == ds.image.values[0]).all()
+    repair('stack')
+
+def test_atoms_are_a_material(tmp_path):
+    from ase.build import bulk
+    ds = generate(tmp_path/'stack', **{**SMALL, 'n_structures': 1, 'scene': {**SMALL['scene'], 'material': bulk('Pt', cubic=True)}})
+    assert (regenerate(ds, 0).image.values == ds.image.values[0]).all()
+
+@pytest.mark.parametrize('change, message', [
+    (dict(scene='Au'), "scene='Au': expected a dictionary"), (dict(defocus=float('nan')), 'defocus=nan'), (dict(doses=[400., float('inf')]), r'doses\[1\]=inf'),
+    (dict(doses=np.array([])), 'at least one dose'), (dict(optics={'focal_spread': 'wide'}), "'wide'"), (dict(n_structures=True), 'n_structures=True'),
+    (dict(n_structures=2.5), 'n_structures=2.5'), (dict(pixel='fine'), "pixel='fine'"), (dict(pixel=-1.), 'pixel=-1.0'), (dict(device='gpu'), "device='gpu'"),
+    (dict(workers=-1), 'workers=-1'), (dict(splits={'train': 'all'}), 'splits'), (dict(labels='instances'), 'labels'), (dict(mask='projection'), 'mask'),
+    (dict(camera=lambda: 0), 'camera=<function'), (dict(seed=None), 'seed=None')])
+def test_wrong_kinds_are_refused_by_name(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message): generate(tmp_path/'stack', **{**SMALL, **change})
+    assert not (tmp_path/'stack').exists()
+
+def test_an_image_that_lost_its_electrons_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='of the electrons that dose'):
+        generate(tmp_path/'stack', **{**SMALL, 'optics': {'aperture': .001, 'aberrations': None}, 'wave': {'pixel': .3, 'beam_tilt': [0., 1.]}})
+    assert not (tmp_path/'stack').exists()
+
+def test_empty_fields_are_imaged_at_the_surface(tmp_path):
+    ds = generate(tmp_path/'stack', **{**SMALL, 'n_structures': 1, 'scene': {**SMALL['scene'], 'n_particles': 0}})
+    record = structure_record(tmp_path/'stack', 0)
+    assert float(ds.zero_defocus[0]) == pytest.approx(record['scene']['result']['surface'] - record['wave']['plane_z'])
+
+def test_interrupt_says_what_is_kept(tmp_path, monkeypatch):
+    import hrtem_seg.data.generation as g
+    real = g.make_structure
+    def stop(settings, number, *a):
+        if number == 2: raise KeyboardInterrupt
+        return real(settings, number, *a)
+    monkeypatch.setattr(g, 'make_structure', stop)
+    with pytest.raises(KeyboardInterrupt) as e: generate(tmp_path/'stack', **SMALL)
+    assert '2 of 3 structures are kept' in e.value.__notes__[0]
+    assert finished(tmp_path/'stack') == [0, 1]

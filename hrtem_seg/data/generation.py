@@ -16,7 +16,7 @@ from ..core.records import checksum, versions
 from ..core.work import cluster, each_done, local_client, progress as show_progress, raise_failed
 from .stacks import (LABELS, PICTURES, check_folder, create_stack, damaged, finished, lost, open_stack, refuse_other, stack_record,
                                    structure_record, write_structure)
-from .settings import StackSettings, camera_settings, check_settings, plain_settings
+from .settings import StackSettings, check_settings, plain_camera, plain_settings
 from .samples import make_structure
 from ..structures.crystals import settle_materials
 
@@ -80,16 +80,20 @@ def _borrowed(source, given):
     if gone: raise ValueError(f"source={source!r}: has not all of {given['n_structures']} structures; number {gone[0]} is not there")
     for k in BORROWED:
         if k != 'keep' and given[k] not in (None, {}, old[k]): raise ValueError(f'source={source!r}: its {k} is {old[k]!r}, not {given[k]!r}')
-    return {k: old[k] for k in BORROWED}
+    borrowed = {k: old[k] for k in BORROWED}
+    if 'sampling' in old: return borrowed if given['sampling'] == 'wave' else {**borrowed, 'pixel': given['pixel'] or old['pixel']}
+    if given['pixel'] not in (None, old['pixel']): raise ValueError(f"source={source!r}: an old stack, whose waves are cut to its pixel of {old['pixel']!r} Å; expected that, not {given['pixel']!r}")
+    return {**borrowed, 'pixel': old['pixel'], 'sampling': None}   # images of cut waves are images of an old stack
 
 # %% ../../nbs/data/03_generation.ipynb #59ee6ac4
 def _settings(source, asked):
     "Plain, checked settings from what was asked, as a record has them"
     asked = plain_settings(**{**asked, 'scene': settle_materials(asked['scene'])})
     if source: asked.update(_borrowed(source, asked))
-    settings = StackSettings(**asked)
-    check_settings(settings)
-    return settings.to_record()
+    absent = {'labels': [], 'sampling': None}   # those leave no trace in a record
+    record = {k: v for k, v in asked.items() if k not in absent or v != absent[k]}
+    check_settings(StackSettings.from_record(record))
+    return record
 
 def _check_device(device):
     try: torch.zeros(1, device=device)
@@ -112,14 +116,15 @@ def generate(
     seed:int|None=None,
     scene:dict|None=None,    # As for `draw_scene`
     wave:dict|None=None,     # As for `exit_wave`; values, for instance of tilts, may be distributions
-    pixel:float|None=None,   # Imaging pixel in Å; None keeps the wave's
+    pixel:float|None=None,   # The camera's own pixel in Å, before any binning; None for the one that just holds the image, or that of `source`
+    sampling:str='area',     # As for `image`: the camera integrates over its pixels ('area'), or 'band', or 'wave' for the wave's own grid
     optics:dict|None=None,   # As for `image`; values may be distributions
     doses=(400.,),           # e/Å²; each structure is imaged at each of them
     defocus=0.,              # C1 from zero defocus in Å, or a distribution, drawn anew for each image
     images_per_structure:int=1, # At each dose
     crop:int|None=None,      # Field in pixels at a random place of the cell; None for the whole cell
     camera=None,             # As for `detect`, or a name in `CAMERAS`; None counts electrons. Values may be distributions
-    mask:dict|None=None,     # As for `phase_mask`; {'kind': 'projection'} for the geometric one
+    mask:dict|None=None,     # As for `particle_mask`: {'kind': 'projection'}, {'threshold': .2}; None for the published one
     labels=(),               # Besides the mask: 'instance' (which particle), 'grain', 'overlap' (how many particles)
     splits:dict|None=None,   # Fractions of the structures; None for {'train': .7, 'valid': .3}
     keep:str|None='half',    # Exit waves at 'half' or 'single' precision; None keeps none
@@ -135,8 +140,8 @@ def generate(
     doses = [doses] if isinstance(doses, (int, float)) else doses
     settings = _settings(source, dict(
         n_structures=n_structures, seed=seed, scene=scene or {}, wave=wave or {}, pixel=pixel, optics=optics or {}, doses=doses, defocus=defocus,
-        images_per_structure=images_per_structure, crop=crop, camera=camera_settings(camera), mask=mask or {},
-        splits=splits or {'train': .7, 'valid': .3}, keep=keep, labels=list(labels), sampling=None))
+        images_per_structure=images_per_structure, crop=crop, camera=plain_camera(camera), mask=mask or {},
+        splits=splits or {'train': .7, 'valid': .3}, keep=keep, labels=[labels] if isinstance(labels, str) else list(labels), sampling=sampling))
     _check_device(device)
     if workers is not None: check_range(0, 10000, workers=workers)
     path = Path(path)

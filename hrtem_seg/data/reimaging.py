@@ -5,22 +5,23 @@
 # %% auto #0
 __all__ = ['Kept', 'Redraw']
 
-# %% ../../nbs/data/04_reimaging.ipynb #394c2bb2
+# %% ../../nbs/data/04_reimaging.ipynb #2eb275cf
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, xarray as xr
-from ..core.checks import check_in
+from ..core.checks import check_in, check_range
 from ..imaging.images import grid_of
 from .stacks import stack_record
-from .settings import StackSettings, camera_settings, check_recording, plain_settings
-from .samples import binned_labels, draw_exposure, focus_of, form_image, kept_waves, labels_of, record_image
+from .settings import StackSettings, check_recording, plain_camera, plain_settings
+from .samples import binned_labels, camera_pixel, draw_exposure, focus_of, form_image, kept_waves, labels_of, record_image
 
-# %% ../../nbs/data/04_reimaging.ipynb #7933b686
+# %% ../../nbs/data/04_reimaging.ipynb #7e7ba4d2
 @dataclass
 class Kept:
     "What one structure is imaged from"
     full:xr.DataArray # Exit wave
     mask:xr.DataArray # On the camera's grid
+    pixel:float|None  # Of the camera, Å; None for the wave's own grid
     zero:float        # The focus that defocus counts from, Å
 
 # %% ../../nbs/data/04_reimaging.ipynb #59d94d22
@@ -34,18 +35,24 @@ class Redraw:
         defocus=0.,        # C1 from zero defocus, or a distribution
         optics:dict|None=None, # As for `image`; values may be distributions
         camera=None,       # As for `detect`; values, but for the binning, may be distributions
+        pixel:float|None=None, # Of the camera, Å; None takes the stack's
         crop:int|None=None, # Pixels of the camera; None takes the stack's field
         waves:int=32,      # Structures whose waves are held in memory
         device='cpu',
     ):
-        camera = camera_settings(camera)
+        camera = plain_camera(camera)
         b = (camera or {}).get('binning', 1)
         asked = dict(dose=dose, defocus=defocus, optics=optics or {}, camera=camera, crop=crop or b*stack.sizes['y'])
         self.settings = plain_settings(**asked)
         check_recording(self.settings['optics'], self.settings['camera'], self.settings['defocus'])
         check_in(range(1, 17), **{"camera['binning']": b})   # one number, as all images of a batch have the same size
         self.path, self.stack, self.device = Path(path), stack, device
-        self.made = replace(StackSettings.from_record(stack_record(path)['settings']), labels=())
+        made = StackSettings.from_record(stack_record(path)['settings'])
+        if pixel is not None:
+            if made.sampling == 'wave': raise ValueError(f"pixel={pixel!r}: a stack with sampling='wave' is imaged on the wave's own pixel")
+            check_range(.01, 10, pixel=pixel)
+            self.settings['pixel'] = pixel
+        self.made = replace(made, labels=(), pixel=pixel or made.pixel)
         self.waves, self.kept = waves, {}
 
     def __getstate__(self): return {**self.__dict__, 'kept': {}}   # waves do not travel to other processes
@@ -56,9 +63,10 @@ class Redraw:
             self.kept[number] = self.kept.pop(number)
             return self.kept[number]
         waves = kept_waves(self.made, number, self.path)
-        mask = labels_of(self.made, waves)['mask']
+        pixel = camera_pixel(self.made, waves['full'])
+        mask = labels_of(self.made, waves, pixel)['mask']
         if len(self.kept) >= self.waves: self.kept.pop(next(iter(self.kept)))
-        self.kept[number] = Kept(waves['full'], mask, focus_of(waves, self.made.sampling is None))
+        self.kept[number] = Kept(waves['full'], mask, pixel, focus_of(self.made, waves))
         return self.kept[number]
 
     def draw(self, number, rng):
@@ -67,8 +75,8 @@ class Redraw:
         whole, _ = grid_of(kept.mask)
         shape = (asked['crop'],)*2
         shot = draw_exposure(rng, asked['dose'], asked['defocus'], asked['optics'], asked['camera'], whole, shape)
-        clean = form_image(kept.full, kept.zero, shot, self.made.pixel, self.made.sampling, self.device)
-        counts = record_image(clean, shot, shape, rng)
+        clean = form_image(kept.full, kept.zero, shot, kept.pixel, self.made.sampling, self.device)
+        counts = record_image(clean, shot, shape, rng, self.made.old)
         mask = kept.mask.isel(shot.field(shape))
         return counts.values, binned_labels({'mask': mask}, shot.binning)['mask'].values
 

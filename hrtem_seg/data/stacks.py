@@ -305,7 +305,7 @@ def open_stack(
     ds = ds[[k for k in PICTURES if k in ds]].isel(sample=known['sample'][1])
     known['origin'] = ('sample', np.full(ds.sizes['sample'], content_hash(record['settings'], 8)))
     if 'mask' in record['settings']:
-        made_by = mask_settings(record['settings']['mask'])
+        made_by = mask_settings(record['settings']['mask'], old='sampling' not in record['settings'])
         ds['mask'] = ds.mask.assign_attrs({k: v for k, v in made_by.items() if v is not None})
     return ds.assign_coords(known).assign_attrs(record=json.dumps(record))
 
