@@ -1,5 +1,5 @@
 "What keeps the project in one piece: notebooks, modules and README say the same"
-import ast, json, os, shutil, subprocess, sys
+import ast, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 from hrtem_seg.experiments.runner import list_studies, parameters, sizes, study_settings
@@ -73,9 +73,18 @@ def test_cleaning_keeps_the_tag_that_papermill_needs(project, tmp_path):
     subprocess.run([BIN/'nbdev-clean', '--fname', f], cwd=tmp_path, check=True, capture_output=True)
     assert any('parameters' in c['metadata'].get('tags', []) for c in cells(f))
 
+def test_the_contents_lead_to_every_chapter_and_every_link_to_a_notebook(project):
+    text = ''.join(cells(project/'nbs/contents.ipynb')[0]['source'])
+    assert [str(f) for part in PARTS for f in chapters(project, part) if f'({part}/{f.name})' not in text] == []
+    for f in (project/'nbs').rglob('*.ipynb'):
+        if '.ipynb_checkpoints' in f.parts: continue
+        words = ''.join(''.join(c['source']) for c in cells(f) if c['cell_type'] == 'markdown')
+        lost = [link for link in re.findall(r'\]\(([^)\s#]+\.(?:ipynb|md|py|png|csv))\)', words) if ':' not in link and not (f.parent/link).is_file()]
+        assert not lost, f'{f.name} links to {lost}'
+
 def test_nothing_names_a_path_of_one_machine(project):
     for f in tracked(project):
         if f.suffix not in ('.ipynb', '.py', '.md', '.ini', '.toml', '.csv', '.json'): continue
         text = (project/f).read_text(errors='replace')
-        for path in (str(project), str(Path.home())):
+        for path in (str(project), str(Path.home()), sys.prefix):
             assert len(path) < 3 or path + '/' not in text, f'{f} names {path}'
