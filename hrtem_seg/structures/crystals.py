@@ -101,7 +101,7 @@ LATTICES = {
     # semiconductors
     'ZnS': _lattice('wurtzite', 'Zn S', 3.8227, 6.2607, place=3/8, source="O'Connell 2025"),
     'CdSe': _lattice('wurtzite', 'Cd Se', 4.2985, 7.0152, place=3/8, source="O'Connell 2025"),
-    'CdS': _lattice('wurtzite', 'Cd S', 4.1348, 6.7490, place=3/8, source='Wyckoff 1963'),
+    'CdS': _lattice('wurtzite', 'Cd S', 4.136, 6.713, place=3/8, source='Swanson 1955'),
     'CdTe': _lattice('zincblende', 'Cd Te', 6.480, source='Wyckoff 1963'),
     'PbS': _lattice('rocksalt', 'Pb S', 5.9362, source='Wyckoff 1963'),
     'PbSe': _lattice('rocksalt', 'Pb Se', 6.1243, source='Wyckoff 1963'),

@@ -54,7 +54,6 @@ def stacking(
     heights = (0.,) if upper is None else (0., math.sqrt(3)*a/4)
     return Layers(kind, True, a/math.sqrt(2), a/math.sqrt(3), numbers, heights, sites)
 
-# %% ../../nbs/structures/02_particles.ipynb #5b79f83e
 def _is_upright(cell, kind):
     "Whether the axes lie as the layers take them to lie: cubic along x, y, z; hexagonal with a along x and c along z"
     a, _, c = cell.cell.lengths()
@@ -231,7 +230,7 @@ def _periodic(cell, particle):
     site = np.tile(np.arange(len(cell)), len(fractions))[near]
     return _plain_sites(pos[near], cell.numbers[site]), site
 
-# %% ../../nbs/structures/02_particles.ipynb #13dc5bce
+# %% ../../nbs/structures/02_particles.ipynb #b674e0ee
 @dataclass(frozen=True)
 class Core:
     "A second material inside the first"
@@ -256,7 +255,6 @@ class Cluster:
     kind:str             # 'icosahedron' or 'decahedron'
     shells:int
 
-# %% ../../nbs/structures/02_particles.ipynb #d9dc3853
 @dataclass(frozen=True)
 class Particle:
     "What a record says of a particle"
@@ -426,7 +424,6 @@ def _fivefold_axis(pos):
     rows = {tuple(row) for row in across}
     return max(rows, key=lambda row: (across == row).all(1).sum())
 
-# %% ../../nbs/structures/02_particles.ipynb #a1e32ada
 def _sector_normals(pos, kind):
     "Directions of the middles of the tetrahedra"
     normals = _icosahedron_faces(pos) if kind == 'icosahedron' else _decahedron_sectors(pos)
@@ -600,7 +597,6 @@ def _draw_boundary(rng, asked, material, radius):
     check_range(0, 10, **{"boundary['min_distance']": min_distance})
     return Boundary(normal, offset, origin, turn, min_distance)
 
-# %% ../../nbs/structures/02_particles.ipynb #df4becb4
 def _draw_core(rng, asked, material, radius):
     "A core: material, shell thickness (Å) and coherency (0 to 1)"
     if not isinstance(asked, dict) or 'material' not in asked:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 from ..core.checks import check_in, check_range
-from .crystals import crystal, holds_crystal, plane_indices, project, symmetry
+from .crystals import as_record, crystal, holds_crystal, plane_indices, project, symmetry
 
 # %% ../../nbs/structures/01_shapes.ipynb #6312ae06
 def _uniform(rng, lo, hi):
@@ -266,6 +266,7 @@ def wulff(
     "Shape of least surface energy"
     if not isinstance(energies, dict) or not energies:
         raise ValueError(f"energies={energies!r}: expected for instance {{'111': 1., '100': 1.15}}")
+    material = as_record(material)
     cell = crystal(material, mixed=True)
     families = {hkl: _family(cell, hkl, both_sides=False) for hkl in energies}
     normals, distances = [], []
