@@ -19,7 +19,8 @@ def check_metrics(
     metrics, # Names in `METRICS`, or one of them
 )->tuple: # of names
     "Refuse a metric that does not exist"
-    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    several = isinstance(metrics, (list, tuple, set))
+    names = tuple(metrics) if several else (metrics,)
     for m in names: check_in(METRICS, metric=m)
     return names
 

@@ -20,7 +20,9 @@ NORMS = ('batch', 'instance', 'group', 'none')
 def _norm(kind, n_filters, momentum):
     if kind == 'batch': return nn.BatchNorm2d(n_filters, momentum=momentum)
     if kind == 'instance': return nn.InstanceNorm2d(n_filters, affine=True)
-    if kind == 'group': return nn.GroupNorm(min(n_filters, 4), n_filters)
+    if kind == 'group':
+        n_groups = next(n for n in (4, 3, 2, 1) if n_filters % n == 0)
+        return nn.GroupNorm(n_groups, n_filters)
     return nn.Identity()
 
 # %% ../../nbs/learning/00_networks.ipynb #1af68f30
@@ -61,7 +63,7 @@ class UNet(nn.Module):
         bottleneck:int=64,      # Filters at the coarsest level
         n_in:int=1,             # Image channels
         n_out:int=2,            # Classes: background, particle
-        norm:str='batch',       # 'batch', 'instance', 'group' (four groups) or 'none'
+        norm:str='batch',       # 'batch', 'instance', 'group' (four groups, or as many as divide the filters) or 'none'
         momentum:float=.3,      # Share of a new batch in the running statistics of batch-norm (see Training)
     ):
         super().__init__()
