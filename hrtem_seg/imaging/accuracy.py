@@ -7,14 +7,15 @@ __all__ = ['image_error', 'phonon_errors', 'choose_accuracy']
 
 # %% ../../nbs/imaging/02_accuracy.ipynb #0c75ff4e
 import math
+from dataclasses import dataclass
 import numpy as np, pandas as pd
 from ..core.checks import check_range
-from ..waves.multislice import exit_wave, particle_atoms, resample, wave_error
+from ..waves.multislice import exit_wave, particle_atoms, wave_error
 from .images import image
 
 # %% ../../nbs/imaging/02_accuracy.ipynb #ddf792a2
 def _images(waves, defocus=-100., q_max=1.):
-    "What an ideal lens makes of the mean over phonons, on a grid that just holds it"
+    "What an ideal lens makes of the mean over configurations, on a grid that just holds it"
     return image(waves, defocus=defocus, aperture=q_max).values.astype(float)
 
 # %% ../../nbs/imaging/02_accuracy.ipynb #df9dcbc8
@@ -27,12 +28,14 @@ def image_error(
     q_max:float=1.,       # 1/Å, the lens's aperture
 )->dict: # shot: rms difference in units of the electrons' noise; contrast: of the image's standard deviation
     "Error of the mean image, next to its shot noise and its contrast"
-    i, j = (_images(w, defocus, q_max) for w in (waves, reference))
+    i = _images(waves, defocus, q_max)
+    j = _images(reference, defocus, q_max)
     return _in_units(np.mean((i - j)**2), j, dose, pixel)
 
 def _in_units(variance, image, dose, pixel):
     rms = float(np.sqrt(max(0, variance)))
-    return dict(shot=rms/np.sqrt(image.mean()/(dose*pixel**2)), contrast=rms/image.std())
+    noise = np.sqrt(image.mean()/(dose*pixel**2))
+    return dict(shot=rms/noise, contrast=rms/image.std())
 
 # %% ../../nbs/imaging/02_accuracy.ipynb #af82834d
 def phonon_errors(
@@ -43,49 +46,96 @@ def phonon_errors(
     camera:float=.2,      # Å, its pixel
     **kwargs,             # Settings of `exit_wave`
 )->pd.DataFrame: # rows: static, smeared (bias of one run), random, pair (error of one; n have 1/√n of it); columns as of `image_error`
-    "Error of the image through few phonons, in units of shot noise and of contrast"
-    images = _images(exit_wave(scene, phonons=2*pairs, rms=rms, **kwargs).full.rename(phonon='arrangement')); images = images.reshape(pairs, 2, *images.shape[1:])
-    mean, scatter = images.mean((0, 1)), images.mean(1).var(0, ddof=1).mean()
-    def bias(r): return np.mean((_images(exit_wave(scene, rms=r, **kwargs).full) - mean)**2) - scatter/pairs
-    variances = dict(static=bias(None), smeared=bias(rms), random=images[:, 0].var(0, ddof=1).mean(), pair=scatter)
+    "Error of the image through few configurations, in units of shot noise and of contrast"
+    waves = exit_wave(scene, phonons=2*pairs, rms=rms, **kwargs).full
+    images = _images(waves.rename(phonon='configuration'))
+    images = images.reshape(pairs, 2, *images.shape[1:])
+    mean = images.mean((0, 1))
+    scatter = images.mean(1).var(0, ddof=1).mean()
+    def bias(r):
+        one = _images(exit_wave(scene, rms=r, **kwargs).full)
+        return np.mean((one - mean)**2) - scatter/pairs
+    single = images[:, 0].var(0, ddof=1).mean()
+    variances = dict(static=bias(None), smeared=bias(rms), random=single, pair=scatter)
     return pd.DataFrame({k: _in_units(v, mean, dose, camera) for k, v in variances.items()}).T
 
 # %% ../../nbs/imaging/02_accuracy.ipynb #d8bdf444
-def _thickest(scene, error, wave):
-    "Slices (Å) of bare substrate as thick as an error of the scattered wave allows; None for those of the rest"
-    if particle_atoms(scene).all(): return None
-    thin = wave(None)
-    return next((t for t in (16., 8., 4.) if wave_error(wave(t), thin) <= error), None)
+@dataclass(frozen=True)
+class _Grid:
+    "What decides on the error of the grid"
+    pixel:float                          # Å
+    slice_thickness:float                # Å
+    substrate_thickness:float|None=None  # Å
+
+    @property
+    def cost(self): return 1/(self.pixel**2*self.slice_thickness)
+
+class _Trial:
+    "Waves of one scene on several grids against the finest, each made once"
+    def __init__(self, scene, finest, rms, dose, settings):
+        self.scene = scene
+        self.rms = rms
+        self.dose = dose
+        self.settings = settings
+        self.finest = _Grid(*finest)
+        self.waves = {}
+        self.errors = {}
+
+    def wave(self, grid, smeared=False):
+        "Of atoms at rest or of the Debye–Waller potential"
+        if (grid, smeared) not in self.waves:
+            settings = dict(self.settings, **vars(grid), rms=self.rms if smeared else None)
+            self.waves[grid, smeared] = exit_wave(self.scene, **settings).full
+        return self.waves[grid, smeared]
+
+    def error(self, grid, smeared=False):
+        "wave_error; shot and contrast of the image"
+        if (grid, smeared) not in self.errors:
+            wave = self.wave(grid, smeared)
+            true = self.wave(self.finest, smeared)
+            self.errors[grid, smeared] = dict(wave_error=wave_error(wave, true), **image_error(wave, true, self.dose))
+        return self.errors[grid, smeared]
+
+    def thickest(self, error):
+        "Slices (Å) of bare substrate as thick as an error of the scattered wave allows; None for those of the rest"
+        if particle_atoms(self.scene).all(): return None
+        thin = self.wave(_Grid(.2, 2.))
+        for t in (16., 8., 4.):
+            if wave_error(self.wave(_Grid(.2, 2., t)), thin) <= error: return t
+        return None
+
+    def cheapest(self, error):
+        "The cheapest grid that meets an error"
+        bare = self.thickest(error/3)
+        grids = [_Grid(p, t, bare) for p in (.25, .2, .16, .128, .1, .08, .064) for t in (4., 2., 1.)]
+        for grid in sorted(grids, key=lambda g: g.cost):
+            if self.error(grid)['wave_error'] <= error: return grid
+        best = min(e['wave_error'] for e in self.errors.values())
+        raise ValueError(f'error={error!r}: the finest settings tried reach {best:.3f}')
 
 # %% ../../nbs/imaging/02_accuracy.ipynb #fcffa1f6
 def choose_accuracy(
     scene,                 # Atoms
     error:float=.05,       # Largest relative error of the scattered wave below 1/Å
-    phonon_error:float=.05,# Largest error of the mean image through too few phonons, as a share of its contrast
+    phonon_error:float=.05,# Largest error of the mean image through too few configurations, as a share of its contrast
     rms=.1,                # Displacement per axis, Å, as in `exit_wave`
     dose:float=400.,       # e/Å², for the image's error in units of shot noise
     finest:tuple=(.05, 1.),# Pixel and slice (Å) of the reference
     **kwargs,              # Further settings of `exit_wave`
-)->tuple: # (settings for `exit_wave`, DataFrame: for four choices the error of the wave, of the image by grid and by phonons in units of shot noise, and of its contrast)
-    "Pixel, slice and number of phonons (in pairs) that meet an error, measured on this scene"
+)->tuple: # (settings for `exit_wave`, DataFrame: for four choices the error of the wave, of the image by grid and by configurations in units of shot noise, and of its contrast)
+    "Pixel, slice and number of frozen-phonon configurations (in pairs) that meet an error, measured on this scene"
     check_range(1e-3, 1, error=error, phonon_error=phonon_error)
-    def wave(v, smeared): return exit_wave(scene, pixel=v[0], slice_thickness=v[1], substrate_thickness=v[2], rms=rms if smeared else None, **kwargs).full
-    bare = _thickest(scene, error/3, lambda t: wave((.2, 2., t), False))
-    reference, tried = [wave((*finest, None), k) for k in (False, True)], {}
-    def measure(v, smeared=False):
-        if (v, smeared) not in tried:
-            w, r = wave(v, smeared), reference[smeared]
-            tried[v, smeared] = dict(wave_error=wave_error(w, r), **image_error(w, r, dose))
-        return tried[v, smeared]
-    steps = sorted([(p, t, bare) for p in (.25, .2, .16, .128, .1, .08) for t in (4., 2., 1.)], key=lambda v: 1/(v[0]**2*v[1]))
-    found = next((v for v in steps if measure(v)['wave_error'] <= error), None)
-    if not found: raise ValueError(f'error={error!r}: the finest settings tried reach {min(r["wave_error"] for r in tried.values()):.3f}')
+    trial = _Trial(scene, finest, rms, dose, kwargs)
+    found = trial.cheapest(error)
     phonon = phonon_errors(scene, rms, dose=dose, pixel=.25, slice_thickness=2., **kwargs)
     pairs = math.ceil((phonon.contrast['pair']/phonon_error)**2)
-    def row(v, kind, n):
-        g, p = measure(v, kind == 'smeared'), phonon.loc[kind]/n**.5
-        return dict(pixel=v[0], slice_thickness=v[1], substrate_thickness=v[2], phonons={'random': n, 'pair': 2*n}.get(kind, kind), wave_error=g['wave_error'], grid_shot=g['shot'],
-                    phonon_shot=p.shot, shot=math.hypot(g['shot'], p.shot), contrast=math.hypot(g['contrast'], p.contrast))
-    table = pd.DataFrame.from_dict(orient='index', data={'default': row((.2, 2., None), 'static', 1), 'default, smeared': row((.2, 2., None), 'smeared', 1),
-                          "the papers'": row((.1, 2., None), 'random', 8), 'chosen': row(found, 'pair', pairs)})
-    return dict(pixel=found[0], slice_thickness=found[1], substrate_thickness=found[2], phonons=2*pairs, rms=rms), table
+    def row(grid, kind, n):
+        g = trial.error(grid, kind == 'smeared')
+        p = phonon.loc[kind]/n**.5
+        count = {'random': n, 'pair': 2*n}.get(kind, kind)
+        return dict(**vars(grid), phonons=count, wave_error=g['wave_error'], grid_shot=g['shot'], phonon_shot=p.shot,
+                    shot=math.hypot(g['shot'], p.shot), contrast=math.hypot(g['contrast'], p.contrast))
+    default = _Grid(.2, 2.)
+    rows = {'default': row(default, 'static', 1), 'default, smeared': row(default, 'smeared', 1),
+            "the papers'": row(_Grid(.1, 2.), 'random', 8), 'chosen': row(found, 'pair', pairs)}
+    return dict(**vars(found), phonons=2*pairs, rms=rms), pd.DataFrame.from_dict(rows, orient='index')

@@ -14,9 +14,10 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 from ase.formula import Formula
+from scipy.special import j0, k0
 from ..core.checks import check_range
-from ..core.units import interaction, wavelength
-from .potentials import POTENTIAL, scattering_factor
+from ..core.units import interaction
+from .potentials import POTENTIAL, parameters
 
 # %% ../../nbs/waves/02_thermal.ipynb #7e000006
 @lru_cache
@@ -99,25 +100,49 @@ def thermal_displacements(
     return out
 
 # %% ../../nbs/waves/02_thermal.ipynb #7e000017
+def _projected(
+    r,          # Distances from the nucleus in the plane, Å
+    number:int, # Atomic number
+):
+    "Kirkland's projected potential of an atom, V Å"
+    p = parameters()[number]
+    yukawa = sum(a*k0(2*np.pi*math.sqrt(b)*r) for a, b in p[:6].reshape(3, 2))
+    gauss = sum(c/d*np.exp(-(np.pi*r)**2/d) for c, d in p[6:].reshape(3, 2))
+    return POTENTIAL*np.pi*(2*yukawa + gauss)
+
 @lru_cache(maxsize=256)
-def _absorptive(number, rms, energy, beyond, parametrization):
+def _grating(
+    number:int,   # Atomic number
+    energy:float, # eV
+):
+    "(frequencies, amplitude that an atom scatters as a phase grating, Å), complex"
+    sigma = interaction(energy)
+    s, w = np.polynomial.legendre.leggauss(2500)
+    top = math.log(1 + 12/1e-3)
+    x = (s + 1)/2*top
+    r = 1e-3*np.expm1(x)            # dense at the nucleus, to 12 Å
+    dr = w/2*top*(r + 1e-3)
+    wave = np.expm1(1j*sigma*_projected(r, number))*2*np.pi*r*dr
+    q = np.linspace(0, 25., 501)
+    return q, (j0(2*np.pi*q[:, None]*r) @ wave)/(1j*sigma*POTENTIAL)
+
+@lru_cache(maxsize=256)
+def _absorptive(number, rms, energy, beyond):
     "(frequencies, absorptive scattering factor at them): the integral, once"
-    edge = max(12., 3*beyond)   # 1/Å, where what is left falls as 1/k⁴
-    t, w = np.polynomial.legendre.leggauss(240)
-    log = (t + 1)/2*np.log1p((edge - beyond)*20)
-    k = beyond + np.expm1(log)/20
-    dk = w/2*np.log1p((edge - beyond)*20)*(k - beyond + 1/20)
-    phi = (np.arange(24) + .5)*np.pi/24
-    q = np.linspace(0, 8., 121)
-    cross = k[:, None]*np.cos(phi)
+    at, amplitude = _grating(number, energy)
+    def f(q): return np.interp(q, at, amplitude)
+    k = np.linspace(beyond, 12., 600)[1:]
+    dk = k[1] - k[0]
+    k = k - dk/2
+    cosine = np.cos((np.arange(24) + .5)*np.pi/24)
+    q = np.linspace(0, 8., 81)
     out = []
     for each in q:
         middle = k[:, None]**2 + each**2/4
-        f_out = scattering_factor(np.sqrt(np.maximum(middle + each*cross, 0)), number, parametrization)
-        f_back = scattering_factor(np.sqrt(np.maximum(middle - each*cross, 0)), number, parametrization)
+        cross = each*k[:, None]*cosine
+        pairs = f(np.sqrt(np.maximum(middle + cross, 0)))*np.conj(f(np.sqrt(np.maximum(middle - cross, 0))))
         diffuse = 1 - np.exp(-4*(np.pi*rms)**2*(k**2 - each**2/4))
-        around = (f_out*f_back).mean(1)*2*np.pi
-        out.append((around*diffuse*k) @ dk)
+        out.append(2*np.pi*dk*(pairs.real.mean(1)*diffuse*k).sum())
     damping = np.exp(-2*(np.pi*rms*q)**2)
     return q, interaction(energy)*POTENTIAL/2*damping*np.array(out)
 
@@ -127,12 +152,11 @@ def absorptive_factor(
     rms:float,          # Displacement per axis, Å
     energy:float=300e3, # eV
     beyond:float=0.,    # Acceptance, 1/Å: electrons that are scattered by less stay
-    parametrization:str='kirkland', # Of the elastic scattering factor
 )->np.ndarray: # f′, Å
     "Absorptive scattering factor of thermal diffuse scattering"
     check_range(0, 1, rms=rms)
     check_range(0, 10, beyond=beyond)
-    at, values = _absorptive(int(number), float(rms), float(energy), float(beyond), parametrization)
+    at, values = _absorptive(int(number), float(rms), float(energy), float(beyond))
     return np.interp(q, at, values, right=0.)
 
 # %% ../../nbs/waves/02_thermal.ipynb #7e000022
