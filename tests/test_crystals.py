@@ -301,7 +301,9 @@ def test_any_setting_gives_a_particle_or_is_refused(asked):
     except ValueError as e: assert str(e)
     else:
         same = json.loads(json.dumps(plain(record)))
-        assert checksum(build_particle(record).positions) == checksum(build_particle(same).positions)
+        try: built = build_particle(record)
+        except ValueError as e: assert 'holds no atom' in str(e) and record['radius'] < 3
+        else: assert checksum(built.positions) == checksum(build_particle(same).positions)
 
 @few
 @given(st.sampled_from(sorted(LATTICES)), st.tuples(*[st.integers(1, 2)]*3), st.tuples(*[st.floats(-1, 1)]*3), st.integers(0, 2**31))

@@ -26,7 +26,7 @@ from scipy.spatial import cKDTree
 from ..core.checks import check_in, check_range
 from ..core.records import content_hash
 
-# %% ../../nbs/structures/00_crystals.ipynb #2ec4fa2c
+# %% ../../nbs/structures/00_crystals.ipynb #2fdca6e1
 @dataclass(frozen=True)
 class Lattice:
     "A crystal that can be asked for by name"
@@ -42,36 +42,33 @@ class Lattice:
     @property
     def cellpar(self):
         "Edges in Å and angles in degrees"
+        c = self.c or self.a
         gamma = 120 if 143 <= self.group <= 194 else 90
-        return [self.a, self.a, self.c or self.a, 90, 90, gamma]
+        return [self.a, self.a, c, 90, 90, gamma]
 
 def _lattice(prototype, symbols, a, c=None, source='', place=None):
     "A lattice of a known prototype; `place` is its one coordinate that symmetry leaves free"
     group, sites, setting = _PROTOTYPES[prototype]
-    if callable(sites): sites = sites(place)
+    placed = []
+    for site in sites:
+        placed.append(tuple(place if x is None else x for x in site))
     elements = tuple(symbols.split())
-    return Lattice(prototype, group, elements, tuple(sites), a, c, source, setting)
+    return Lattice(prototype, group, elements, tuple(placed), a, c, source, setting)
 
-# %% ../../nbs/structures/00_crystals.ipynb #b77bdcb9
-def _wurtzite(u): return (1/3, 2/3, 0), (1/3, 2/3, u)
-def _rutile(x): return (0, 0, 0), (x, x, 0)
-def _anatase(z): return (0, 0, 0), (0, 0, z)
-def _spinel(x): return (1/8, 1/8, 1/8), (1/2, 1/2, 1/2), (x, x, x)
-
-_ORIGIN, _MIDDLE, _QUARTER = (0, 0, 0), (1/2, 1/2, 1/2), (1/4, 1/4, 1/4)
-_PROTOTYPES = {   # space group, places, origin choice
-    'fcc':        (225, [_ORIGIN], 1),
-    'bcc':        (229, [_ORIGIN], 1),
+# %% ../../nbs/structures/00_crystals.ipynb #684ace76
+_PROTOTYPES = {   # space group, places (None: the one coordinate that symmetry leaves free), origin choice
+    'fcc':        (225, [(0, 0, 0)], 1),
+    'bcc':        (229, [(0, 0, 0)], 1),
     'hcp':        (194, [(1/3, 2/3, 1/4)], 1),
     'diamond':    (227, [(1/8, 1/8, 1/8)], 2),
-    'zincblende': (216, [_ORIGIN, _QUARTER], 1),
-    'wurtzite':   (186, _wurtzite, 1),
-    'rocksalt':   (225, [_ORIGIN, _MIDDLE], 1),
-    'fluorite':   (225, [_ORIGIN, _QUARTER], 1),
-    'rutile':     (136, _rutile, 1),
-    'anatase':    (141, _anatase, 1),
-    'spinel':     (227, _spinel, 2),
-    'perovskite': (221, [_MIDDLE, _ORIGIN, (1/2, 0, 0)], 1),
+    'zincblende': (216, [(0, 0, 0), (1/4, 1/4, 1/4)], 1),
+    'wurtzite':   (186, [(1/3, 2/3, 0), (1/3, 2/3, None)], 1),
+    'rocksalt':   (225, [(0, 0, 0), (1/2, 1/2, 1/2)], 1),
+    'fluorite':   (225, [(0, 0, 0), (1/4, 1/4, 1/4)], 1),
+    'rutile':     (136, [(0, 0, 0), (None, None, 0)], 1),
+    'anatase':    (141, [(0, 0, 0), (0, 0, None)], 1),
+    'spinel':     (227, [(1/8, 1/8, 1/8), (1/2, 1/2, 1/2), (None, None, None)], 2),
+    'perovskite': (221, [(1/2, 1/2, 1/2), (0, 0, 0), (1/2, 0, 0)], 1),
 }
 
 # %% ../../nbs/structures/00_crystals.ipynb #efdae892
@@ -142,9 +139,11 @@ def _named(name):
 
 def _mean_lattice(shares):
     "Vegard's rule; the site is named by the most frequent metal"
-    edges = [share*LATTICES[metal].a for metal, share in shares.items()]
+    edge = 0.
+    for metal, share in shares.items():
+        edge += share*LATTICES[metal].a
     most = max(shares, key=shares.get)
-    return _lattice('fcc', most, sum(edges), source='Vegard')
+    return _lattice('fcc', most, edge, source='Vegard')
 
 # %% ../../nbs/structures/00_crystals.ipynb #9f301f32
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ class UnitCell:
         if self.is_mixed: a.info['occupancies'] = self.occupancies
         return a
 
-# %% ../../nbs/structures/00_crystals.ipynb #23a4f067
+# %% ../../nbs/structures/00_crystals.ipynb #1671755b
 def _formula(occupancies):
     "In lowest terms where the counts are whole, for instance 'TiO2'; otherwise in shares of all atoms"
     count = {}
@@ -198,7 +197,8 @@ def _formula(occupancies):
         for symbol, share in site.items():
             count[symbol] = count.get(symbol, 0.) + share
     whole = {symbol: round(n) for symbol, n in count.items()}
-    if all(abs(n - whole[symbol]) < 1e-6 for symbol, n in count.items()):
+    off = [abs(n - round(n)) for n in count.values()]
+    if max(off) < 1e-6:
         lowest, _ = Formula.from_dict(whole).reduce()
         return lowest.format('metal')
     total = sum(count.values())
@@ -225,7 +225,8 @@ def _from_cif(material):
         raise _unreadable(path, e) from None
 
 def _unreadable(path, why):
-    if isinstance(why, Exception): why = f'{type(why).__name__} {why}'.strip()
+    if isinstance(why, Exception):
+        why = f'{type(why).__name__} {why}'.strip()
     return ValueError(f'{path} is not a CIF file that ASE can read: {why}')
 
 def _file_and_block(material):
@@ -262,7 +263,7 @@ def _with_occupancies(path, block):
         shares.append(min(float(share), 1.))
     return CIFBlock(block.name, {**block, '_atom_site_occupancy': shares})
 
-# %% ../../nbs/structures/00_crystals.ipynb #7e61f998
+# %% ../../nbs/structures/00_crystals.ipynb #bc7a627d
 SYMMETRY_TOLERANCE = .01  # Å: files give positions to three or four digits
 
 def symmetry(
@@ -288,10 +289,10 @@ def _kinds(cell):
     "A number for each site, alike where the same elements have it to the same shares"
     sites = cell.info.get('occupancies')
     if sites is None: return cell.numbers.tolist()
-    keys = [tuple(sorted(site.items())) for site in sites]
-    return [1 + keys.index(key) for key in keys]
+    first = [sites.index(site) for site in sites]
+    return [1 + i for i in first]
 
-# %% ../../nbs/structures/00_crystals.ipynb #aa761c25
+# %% ../../nbs/structures/00_crystals.ipynb #c5c838c9
 def _is_conventional(cell, found):
     "Whether the cell has the volume and shape that its space group is described in; rhombohedral axes count as such"
     whole = len(found.std_types)
@@ -316,7 +317,9 @@ def _conventional(cell, found):
     "The conventional cell of the same crystal, and for each of its atoms an alike one in the cell that was given"
     kinds = _kinds(cell)
     alike = [kinds.index(kind) for kind in found.std_types]
-    return Atoms(cell.numbers[alike], scaled_positions=found.std_positions, cell=found.std_lattice, pbc=True), alike
+    numbers = cell.numbers[alike]
+    made = Atoms(numbers, scaled_positions=found.std_positions, cell=found.std_lattice, pbc=True)
+    return made, alike
 
 def _upright(atoms):
     "The same crystal with a along x, b in the x–y plane, and right-handed axes"
@@ -411,7 +414,10 @@ def _check_name(name):
     if isinstance(name, str) and (name in LATTICES or alloy_shares(name)): return
     lower = {known.lower(): known for known in LATTICES}
     near = difflib.get_close_matches(str(name).lower(), lower, 1, .5)
-    hint = f'; did you mean {lower[near[0]]!r}?' if near else ''
+    hint = ''
+    if near:
+        meant = lower[near[0]]
+        hint = f'; did you mean {meant!r}?'
     names = ', '.join(map(repr, LATTICES))
     raise ValueError(f"material={name!r}: expected one of {names}, an alloy such as 'Au0.7Ag0.3', a CIF file "
                      f"('….cif'), or an ASE Atoms{hint}")

@@ -45,14 +45,20 @@ def stacking(
     kind = _STACKS.get((cell.info['group'], len(cell), len(set(cell.numbers))))
     if kind is None or not _is_upright(cell, kind): return None
     a, _, c = cell.cell.lengths().tolist()
-    lower, upper = _motif(cell, kind)
-    sites = (lower,) if upper is None else (lower, upper)
-    numbers = tuple(int(cell.numbers[i]) for i in sites)
-    if kind in ('hcp', 'wurtzite'):
-        heights = (0.,) if upper is None else (0., _rise(cell, lower, upper))
-        return Layers(kind, False, a, c/2, numbers, heights, sites)
-    heights = (0.,) if upper is None else (0., math.sqrt(3)*a/4)
-    return Layers(kind, True, a/math.sqrt(2), a/math.sqrt(3), numbers, heights, sites)
+    cubic = kind not in ('hcp', 'wurtzite')
+    sites = _motif(cell, kind)
+    numbers = cell.numbers[list(sites)].tolist()
+    heights = [0.]
+    if len(sites) == 2:
+        bond = math.sqrt(3)*a/4 if cubic else _rise(cell, *sites)
+        heights.append(bond)
+    if cubic:
+        within = a/math.sqrt(2)
+        between = a/math.sqrt(3)
+    else:
+        within = a
+        between = c/2
+    return Layers(kind, cubic, within, between, tuple(numbers), tuple(heights), sites)
 
 def _is_upright(cell, kind):
     "Whether the axes lie as the layers take them to lie: cubic along x, y, z; hexagonal with a along x and c along z"
@@ -66,11 +72,12 @@ def _is_upright(cell, kind):
 
 def _motif(cell, kind):
     "The lower and the upper atom of a layer's vertical pair; files may give either first"
-    if kind in ('fcc', 'hcp'): return 0, None
+    if kind in ('fcc', 'hcp'): return (0,)
     apart = cell.get_scaled_positions() - cell.get_scaled_positions()[0]
     if kind == 'wurtzite': return _pair_along_c(cell, apart)
     quarters = np.round(4*apart).astype(int) % 4
-    other = int(np.flatnonzero((quarters % 2 == 1).all(1))[0])
+    odd = (quarters % 2 == 1).all(1)
+    other = int(np.argmax(odd))
     above = quarters[other].sum() % 4 == 3   # a quarter of the diagonal above, and not below
     return (0, other) if above else (other, 0)
 
@@ -79,9 +86,10 @@ def _pair_along_c(cell, apart):
     across = apart[:, :2] - np.round(apart[:, :2])
     straight = np.abs(across).max(1) < .01
     unlike = cell.numbers != cell.numbers[0]
-    other = int(np.flatnonzero(straight & unlike)[0])
+    other = int(np.argmax(straight & unlike))
     c = cell.cell.lengths()[2]
-    above = _rise(cell, 0, other) < c/2
+    rise = _rise(cell, 0, other)
+    above = rise < c/2
     return (0, other) if above else (other, 0)
 
 def _rise(cell, lower, upper):
@@ -129,7 +137,8 @@ def _sequence(layers, ks, faults):
     "Position (0, 1, 2 = A, B, C), and whether it belongs to a fault, of the layers `ks` (consecutive)"
     own = [layer for fault in faults for layer in fault.own]
     odd = np.zeros(len(ks), bool)
-    for layer in own: odd ^= ks == layer
+    for layer in own:
+        odd ^= ks == layer
     before = sum(layer < ks[0] for layer in own)
     flips = np.array([before]) + np.cumsum(odd)
     step = np.where(flips % 2, 1, -1)
@@ -159,7 +168,7 @@ def _fill(at, heights, edges, a, fx, fy, R, out, layer):
                     n += 1
     return n
 
-# %% ../../nbs/structures/02_particles.ipynb #cb6288af
+# %% ../../nbs/structures/02_particles.ipynb #71f62b3e
 @dataclass
 class _Sites:
     "Atoms of one crystal in its own frame, each with where it comes from"
@@ -182,8 +191,9 @@ class _Sites:
 
 def _plain_sites(pos, numbers):
     "Sites of a crystal without layers"
-    n = len(pos)
-    return _Sites(pos, numbers, np.zeros(n, int), np.zeros(n, bool))
+    layer = np.zeros(len(pos), int)
+    in_fault = np.zeros(len(pos), bool)
+    return _Sites(pos, numbers, layer, in_fault)
 
 # %% ../../nbs/structures/02_particles.ipynb #147c40fa
 def _layered(layers, particle):
@@ -192,21 +202,24 @@ def _layered(layers, particle):
     fx, fy, fz = particle.origin
     a = layers.a
     d = layers.d
+    b = a*math.sqrt(3)/2   # between rows of atoms
     bottom = math.floor((-R - layers.heights[-1])/d - fz)
     top = math.ceil(R/d - fz)
     k = np.arange(min(0, bottom), max(0, top) + 1)
     at, odd = _sequence(layers, k, particle.faults)
-    b = a*math.sqrt(3)/2
-    edges = np.array([math.floor(-R/b) - 2, math.ceil(R/b) + 1, math.floor(-R/a) - 4, math.ceil(R/a) + 1])
+    rows = [math.floor(-R/b) - 2, math.ceil(R/b) + 1]
+    places = [math.floor(-R/a) - 4, math.ceil(R/a) + 1]
     room = int(len(k)*(2*R/b + 4)*(2*R/a + 6))
     out = np.empty((room, 3))
     layer = np.empty(room, np.int64)
     found = []
     for number, height, site in zip(layers.numbers, layers.heights, layers.sites):
-        n = _fill(at, (k + fz)*d + height, edges, a, fx, fy, R, out, layer)
+        heights = (k + fz)*d + height
+        n = _fill(at, heights, np.array(rows + places), a, fx, fy, R, out, layer)
         found.append((out[:n].copy(), np.full(n, number), layer[:n].copy(), np.full(n, site)))
     pos, numbers, n, site = map(np.concatenate, zip(*found))
-    return _Sites(rotate(pos, _frame(layers, particle.variant)), numbers, k[n], odd[n]), site
+    pos = rotate(pos, _frame(layers, particle.variant))
+    return _Sites(pos, numbers, k[n], odd[n]), site
 
 # %% ../../nbs/structures/02_particles.ipynb #82d4c1c8
 def _periodic(cell, particle):
@@ -338,9 +351,13 @@ class _Cut:
 
 def _single(particle):
     "One crystal with parallel faults"
-    sites = _sites(particle)
-    sites = sites.where(signed_distance(particle.shape, sites.positions) <= 0)
+    sites = _inside(particle, _sites(particle))
     return _with_faults(particle, sites)
+
+def _inside(particle, sites):
+    "Those within the shape"
+    distance = signed_distance(particle.shape, sites.positions)
+    return sites.where(distance <= 0)
 
 def _with_faults(particle, sites):
     "A twin begins another grain; a stacking fault does not"
@@ -365,10 +382,10 @@ def _bicrystal(particle):
     first = _sites(particle, part='first')
     second = _sites(replace(particle, origin=boundary.origin), part='second')
     second = replace(second, positions=rotate(second.positions, rotation_matrix(boundary.turn)))
-    below = _side(first, boundary) < 0
-    first = first.where(below & (signed_distance(particle.shape, first.positions) <= 0))
-    above = _side(second, boundary) >= 0
-    second = second.where(above & (signed_distance(particle.shape, second.positions) <= 0))
+    first = _inside(particle, first)
+    first = first.where(_side(first, boundary) < 0)
+    second = _inside(particle, second)
+    second = second.where(_side(second, boundary) >= 0)
     second = second.where(_apart(second.positions, first.positions, boundary.min_distance))
     sites = first + second
     near = np.abs(_side(sites, boundary)) < boundary.min_distance
@@ -392,9 +409,11 @@ def _core_shell(particle):
     core = particle.core
     inner = _sites(replace(particle, material=core.material), part='core')
     outer = _sites(particle, core.scale, part='shell')
-    inner = inner.where(signed_distance(particle.shape, inner.positions) <= -core.shell)
+    depth = signed_distance(particle.shape, inner.positions)
+    inner = inner.where(depth <= -core.shell)
     depth = signed_distance(particle.shape, outer.positions)
-    outer = outer.where((depth <= 0) & (depth > -core.shell))
+    in_shell = (depth <= 0) & (depth > -core.shell)
+    outer = outer.where(in_shell)
     outer = outer.where(_apart(outer.positions, inner.positions, core.min_distance))
     return _with_faults(particle, inner + outer)
 
@@ -408,10 +427,13 @@ def _multiply_twinned(particle):
     else: made = Decahedron('Au', cluster.shells, cluster.shells, 1, latticeconstant=a)
     pos = made.positions.round(9)
     pos -= (pos.max(0) + pos.min(0))/2
-    if cluster.kind == 'decahedron': pos[:, :2] = made.positions[:, :2].round(9) - _fivefold_axis(made.positions)
-    sites = _plain_sites(pos, np.full(len(pos), cell.numbers[0]))
+    if cluster.kind == 'decahedron':
+        across = made.positions[:, :2].round(9)
+        pos[:, :2] = across - _fivefold_axis(made.positions)
+    n = len(pos)
+    sites = _plain_sites(pos, np.full(n, cell.numbers[0]))
     if particle.seed is not None:
-        sites.numbers = _occupants(cell, np.zeros(len(pos), int), sites.numbers, particle.seed, '')
+        sites.numbers = _occupants(cell, np.zeros(n, int), sites.numbers, particle.seed, '')
     normals = _sector_normals(pos, cluster.kind)
     along = np.stack([project(pos, normal) for normal in normals]).round(4)
     *_, second, first = np.sort(along, axis=0)
@@ -426,29 +448,33 @@ def _fivefold_axis(pos):
 
 def _sector_normals(pos, kind):
     "Directions of the middles of the tetrahedra"
-    normals = _icosahedron_faces(pos) if kind == 'icosahedron' else _decahedron_sectors(pos)
-    return normals/np.linalg.norm(normals, axis=1)[:, None]
+    find = {'icosahedron': _icosahedron_faces, 'decahedron': _decahedron_sectors}[kind]
+    normals = find(pos)
+    length = np.linalg.norm(normals, axis=1)
+    return normals/length[:, None]
 
 def _icosahedron_faces(pos):
     "Sums of the three corners of each of the 20 faces"
     r = np.linalg.norm(pos, axis=1)
     corners = pos[r > r.max() - 1e-6]
-    edge = np.linalg.norm(corners[0] - corners[1:], axis=1).min()*1.01
-    def close(i, j): return np.linalg.norm(corners[i] - corners[j]) < edge
+    apart = np.linalg.norm(corners[:, None] - corners, axis=-1)
+    edge = apart[0, 1:].min()*1.01
     found = []
     for i, j, k in combinations(range(12), 3):
-        if not (close(i, j) and close(j, k) and close(i, k)): continue
-        found.append(corners[i] + corners[j] + corners[k])
+        longest = max(apart[i, j], apart[j, k], apart[i, k])
+        if longest < edge: found.append(corners[i] + corners[j] + corners[k])
     return np.array(found)
 
 def _decahedron_sectors(pos):
     "Halfway between the five twin planes"
     x, y, _ = pos.T
     r = np.hypot(x, y)
-    first = np.argmin(np.where(r > .1, r, np.inf))   # next to the axis, so on a twin plane
+    off_axis = np.where(r > .1, r, np.inf)
+    first = np.argmin(off_axis)   # next to the axis, so on a twin plane
     start = math.atan2(y[first], x[first])
     t = start + math.pi/5 + 2*math.pi*np.arange(5)/5
-    return np.stack([np.cos(t), np.sin(t), 0*t], 1)
+    across = [np.cos(t), np.sin(t)]
+    return np.stack([*across, 0*t], 1)
 
 # %% ../../nbs/structures/02_particles.ipynb #7e6a5bf1
 # by what a particle has; one that has none of these is one crystal
@@ -493,12 +519,13 @@ def _room(widths, apart):
 
 def _allowed(particle, min_share):
     "First and last layer that a fault may take, from the fault-free particle's layers"
-    sites = _sites(particle)
-    inside = signed_distance(particle.shape, sites.positions) <= 0
-    layer = np.sort(sites.layer[inside])
+    sites = _inside(particle, _sites(particle))
+    layer = np.sort(sites.layer)
     if not len(layer): return 1, 0
     m = max(1, math.ceil(len(layer)*min_share))
-    return int(layer[m - 1]) + 1, int(layer[-m]) - 1
+    lowest = int(layer[m - 1])
+    highest = int(layer[-m])
+    return lowest + 1, highest - 1
 
 # %% ../../nbs/structures/02_particles.ipynb #685d3027
 def _draw_faults(rng, particle, n_defects, kinds, min_layers, min_share):
@@ -559,7 +586,8 @@ def _draw_cluster(kind, material, radius, place):
     excess = _atoms_in(kind, n + 1) - want
     if abs(excess) < abs(lack): n += 1
     empty = Particle(material, {}, cluster=Cluster(kind, n), radius=radius, n_asked=0, **place)
-    hull = ConvexHull(_multiply_twinned(empty).sites.positions)
+    atoms = _multiply_twinned(empty).sites
+    hull = ConvexHull(atoms.positions)
     planes = np.unique(hull.equations.round(6), axis=0)
     distances = 1e-3 - planes[:, 3]
     shape = dict(kind='halfspaces', normals=planes[:, :3].tolist(), distances=distances.tolist())
@@ -605,12 +633,13 @@ def _draw_core(rng, asked, material, radius):
     inner = as_record(draw(rng, asked['material']))
     shell = draw(rng, asked.get('shell', 5.))
     check_range(.1, radius, **{"core['shell']": shell})
-    inner_edge, outer_edge = _edge_per_atom(inner), _edge_per_atom(material)
+    misfit = _edge_per_atom(inner)/_edge_per_atom(material) - 1
     coherency = draw(rng, asked.get('coherency', 1.))
     check_range(0, 1, coherency=coherency)
     min_distance = asked.get('min_distance', .8*_nearest(material))
     check_range(0, 10, **{"core['min_distance']": min_distance})
-    return Core(inner, shell, coherency, 1 + coherency*(inner_edge/outer_edge - 1), min_distance)
+    scale = 1 + coherency*misfit
+    return Core(inner, shell, coherency, scale, min_distance)
 
 def _edge_per_atom(material):
     "Edge of a cube that holds one atom, Å"
@@ -691,7 +720,7 @@ def stacking_sequence(
         raise ValueError(f'{_name(particle.material)}: expected one stack of close-packed layers, which this particle '
                          'is not')
     sites, _ = _layered(layers, particle)
-    layer = sites.layer[signed_distance(particle.shape, sites.positions) <= 0]
+    layer = _inside(particle, sites).layer
     first = layer.min()
     last = layer.max()
     k = np.arange(min(0, first), max(0, last) + 1)
@@ -755,7 +784,8 @@ def common_neighbours(
     start = np.searchsorted(i[order], np.arange(len(pos) + 1))
     out = np.zeros((len(pos), 2), np.int64)
     _signatures(start, j[order], out)
+    found = np.zeros(len(pos), int)
     full = np.diff(start) == 12
-    fcc = full & (out == [12, 0]).all(1)
-    hcp = full & (out == [6, 6]).all(1)
-    return np.where(fcc, 1, np.where(hcp, 2, 0))
+    found[full & (out == [12, 0]).all(1)] = 1
+    found[full & (out == [6, 6]).all(1)] = 2
+    return found
