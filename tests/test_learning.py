@@ -358,18 +358,3 @@ def test_a_lost_parent_is_said(stacks, tmp_path):
 def test_progress_is_shown_when_asked(stacks, capsys):
     fit(SMALL, *stacks[:2], epochs=1); assert capsys.readouterr().out == ''
     fit(SMALL, *stacks[:2], epochs=1, progress=True); assert 'valid_loss' in capsys.readouterr().out
-
-# Segmentation
-
-def test_specks_are_dropped_by_size_alone_and_it_is_recorded(tmp_path):
-    from skimage.io import imread, imsave
-    from hrtem_seg.segmentation.segmentation import drop_specks, segment, segment_file
-    network = Path(__file__).parents[1]/'data'/'network'
-    yy, xx = np.mgrid[:160, :160]
-    field = np.random.default_rng(0).poisson(40 - 15*(np.hypot(yy - 60, xx - 60) < 30) - 15*(np.hypot(yy - 120, xx - 120) < 10))
-    imsave(tmp_path/'f.tif', field.astype('u2'), check_contrast=False)
-    segment_file(tmp_path/'f.tif', .57, network, tmp_path/'all', smallest=0.); segment_file(tmp_path/'f.tif', .57, network, tmp_path/'big', smallest=25.)
-    every, big = (imread(tmp_path/k/'f_mask.png') > 0 for k in ('all', 'big'))
-    assert (big <= every).all() and (big == drop_specks(every, .57, 25.)).all() and big.sum() < every.sum()
-    assert json.loads((tmp_path/'big'/'f.json').read_text())['smallest'] == 25.
-    assert (pd.read_csv(tmp_path/'big'/'f_particles.csv').diameter_nm >= 2.5).all()

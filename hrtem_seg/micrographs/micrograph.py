@@ -11,7 +11,8 @@ import numpy as np, xarray as xr
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_otsu
 from skimage.transform import resize
-from ..core.conventions import check_range, coords
+from ..core.checks import check_range
+from ..core.units import coords
 
 # %% ../../nbs/micrographs/00_micrograph.ipynb #626a819b
 LEAST_SIDE = 16   # Pixels

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, xarray as xr
-from ..core.conventions import check_range
+from ..core.checks import check_range
 from .micrograph import micrograph
 
 # %% ../../nbs/micrographs/01_readers.ipynb #bbdfae53

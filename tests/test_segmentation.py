@@ -1,0 +1,201 @@
+"A network on micrographs of every kind: no seams, nothing lost, nothing overwritten, no wrong scale"
+import json, warnings
+import numpy as np, pandas as pd, pytest, tifffile
+from skimage.io import imread
+from hrtem_seg.learning.kept import load_network
+from hrtem_seg.learning.prediction import predict
+from hrtem_seg.micrographs.cleaning import statistics
+from hrtem_seg.micrographs.micrograph import micrograph
+from hrtem_seg.segmentation.particles import drop_specks, label_particles, measure_particles
+from hrtem_seg.segmentation.segmentation import (find_files, newest_network, result_names, segment, segment_file, segment_files,
+                                                 shipped_network)
+from hrtem_seg.segmentation.tiles import predict_tiles
+
+PIXEL = .6
+SMALLEST = 14.1
+
+@pytest.fixture(scope='module')
+def network(): return load_network(shipped_network())
+
+@pytest.fixture(scope='module')
+def field():
+    "Three dark discs on noise, and where they are"
+    y, x = np.mgrid[:270, :270]
+    discs = np.any([np.hypot(y - a, x - b) < 29 for a, b in ((70, 70), (120, 190), (200, 90))], axis=0)
+    noise = 14*np.random.default_rng(0).standard_normal(discs.shape)
+    return (210 - 40*discs + noise).astype('f4'), discs
+
+def dice(a, b): return 2*(a & b).sum()/(a.sum() + b.sum())
+
+def count(result): return len(measure_particles(result.labels, PIXEL, SMALLEST, valid=result.valid))
+
+def test_the_newest_network_is_the_shipped_one_where_no_study_ran(tmp_path):
+    assert newest_network(tmp_path) == shipped_network() and (shipped_network()/'record.json').is_file()
+
+@pytest.mark.parametrize('value, n', [(65535, 1), (1e7, 20), (-1e5, 3)])
+def test_spots_take_no_particle_with_them(network, field, value, n):
+    spoilt = field[0].copy()
+    spoilt.flat[np.random.default_rng(n).choice(spoilt.size, n, replace=False)] = value
+    found = segment(micrograph(spoilt, PIXEL), network, smallest=SMALLEST)
+    assert count(found) == 3 and dice(found.mask.values, field[1]) > .95
+
+@pytest.mark.parametrize('slope', [.2, .8])
+def test_uneven_light_costs_nothing(network, field, slope):
+    across = 1 + slope*(np.mgrid[:270, :270][1]/270 - .5)
+    found = segment(micrograph(field[0]*across, PIXEL), network, smallest=SMALLEST)
+    assert dice(found.mask.values, field[1]) > .95
+
+@pytest.mark.parametrize('width, value', [(1, 0), (10, 255), (30, 0)])
+def test_a_border_is_no_particle(network, field, width, value):
+    found = segment(micrograph(np.pad(field[0], width, constant_values=value), PIXEL), network, smallest=SMALLEST)
+    assert count(found) == 3
+    assert not found.valid.values[:width].any() and np.isnan(found.probability.values[:width]).all()
+    assert dice(found.mask.values[width:-width, width:-width], field[1]) > .95
+
+def test_a_burnt_in_bar_is_unknown(network, field):
+    spoilt = field[0].copy()
+    spoilt[245:257, 180:250] = 0
+    found = segment(micrograph(spoilt, PIXEL), network, smallest=SMALLEST)
+    assert count(found) == 3 and not found.valid.values[245:257, 180:250].any()
+
+def test_cleaning_can_be_switched_off_and_is_on_record(network, field):
+    spoilt = np.pad(field[0], 30)
+    spoilt[100, 100] = 65535
+    on = segment(micrograph(spoilt, PIXEL), network)
+    off = segment(micrograph(spoilt, PIXEL), network, cleaning=False)
+    assert len(on.attrs['done']) == 2 and off.attrs['done'] == [] and off.valid.all()
+
+@pytest.mark.parametrize('shape, memory, flips', [((300, 333), 3e7, False), ((97, 401), 3e7, True), ((16, 16), 1e9, False), ((17, 300), 3e7, False)])
+def test_tiles_give_what_the_whole_image_gives(network, shape, memory, flips):
+    net, _ = network
+    a = np.random.default_rng(1).poisson(50, shape).astype('f4')
+    known = (a.mean(), a.std())
+    padded = np.pad(a, [(0, -n % net.multiple) for n in shape], mode='reflect')
+    ways = [(), (0,), (1,), (0, 1)] if flips else [()]
+    whole = [np.flip(predict(net, np.ascontiguousarray(np.flip(padded, w)), precision='float32', statistics=known), w) for w in ways]
+    tiled = predict_tiles(net, a, known, memory=memory, flips=flips, precision='float32')
+    assert np.abs(tiled - np.mean(whole, 0)[:shape[0], :shape[1]]).max() < 1e-4
+
+def test_statistics_of_a_clean_image_are_its_own_and_spots_do_not_move_them(field):
+    im = micrograph(field[0], PIXEL)
+    assert np.allclose(statistics(im), (field[0].mean(), field[0].std()), rtol=1e-4)
+    spoilt = field[0].copy()
+    spoilt.flat[::1000] = 65535
+    assert np.allclose(statistics(micrograph(spoilt, PIXEL)), (field[0].mean(), field[0].std()), rtol=.03)
+
+def test_specks_are_dropped_by_size_alone_and_it_is_recorded(tmp_path):
+    yy, xx = np.mgrid[:160, :160]
+    dark = 15*(np.hypot(yy - 60, xx - 60) < 30) + 15*(np.hypot(yy - 120, xx - 120) < 10)
+    tifffile.imwrite(tmp_path/'f.tif', np.random.default_rng(0).poisson(40 - dark).astype('u2'))
+    segment_file(tmp_path/'f.tif', .57, None, tmp_path/'all', smallest=0.)
+    segment_file(tmp_path/'f.tif', .57, None, tmp_path/'big', smallest=25.)
+    every, big = (imread(tmp_path/k/'f_labels.tif') for k in ('all', 'big'))
+    assert (big == drop_specks(every, .57, 25.)).all() and (big > 0).sum() < (every > 0).sum()
+    assert json.loads((tmp_path/'big'/'f.json').read_text())['smallest'] == 25.
+    assert (pd.read_csv(tmp_path/'big'/'f_particles.csv').diameter_nm >= 2.5).all()
+
+# Scale
+
+@pytest.fixture
+def calibrated(tmp_path, field):
+    tifffile.imwrite(tmp_path/'a.tif', field[0].astype('u2'), imagej=True, resolution=(1/.06, 1/.06), metadata={'unit': 'nm'})
+    return tmp_path/'a.tif'
+
+def test_the_files_own_calibration_is_used(calibrated):
+    done = segment_file(calibrated, out=calibrated.parent/'out')
+    assert done.record['pixel'] == pytest.approx(.6) and done.record['calibration'] == 'ImageJ TIFF' and len(done.particles) == 3
+    assert done.particles.diameter_nm.mean() == pytest.approx(58*.06, rel=.05)
+
+@pytest.mark.parametrize('pixel, says', [(6., 'contradict'), (.06, 'contradict'), (.66, 'contradict')])
+def test_a_pixel_size_that_the_file_contradicts_is_refused(calibrated, pixel, says):
+    with pytest.raises(ValueError, match=says): segment_file(calibrated, pixel, out=calibrated.parent/'out')
+    assert not (calibrated.parent/'out').exists()
+
+@pytest.mark.parametrize('pixel, says', [(6., '0.6 nm is 10 times that of the network'), (59., 'Is the pixel size right'), (.03, 'field is 0.81 nm wide')])
+def test_a_pixel_size_that_cannot_be_is_refused_before_any_work(network, field, pixel, says):
+    with pytest.raises(ValueError, match=says): segment(micrograph(field[0], pixel), network)
+
+def test_a_pixel_size_that_may_be_wrong_is_doubted(network, field):
+    with pytest.warns(UserWarning, match='no image like that was in its training'): segment(micrograph(field[0][:64, :64], 2.), network)
+
+def test_memory_is_said_in_advance_and_refused(network, field):
+    with pytest.raises(MemoryError, match='GB of memory are needed'): segment(micrograph(field[0], PIXEL), network, memory=1e14)
+    assert segment(micrograph(field[0], PIXEL), network, memory=1e8).attrs['memory_needed'] < 2e8
+
+# Files
+
+def test_two_files_of_one_name_keep_both_results(tmp_path, field):
+    for day in ('monday', 'tuesday'):
+        (tmp_path/day).mkdir()
+        tifffile.imwrite(tmp_path/day/'0001.tif', field[0].astype('u2'))
+    done = dict(segment_files([tmp_path/'monday/0001.tif', tmp_path/'tuesday/0001.tif'], PIXEL, out=tmp_path/'out'))
+    assert sorted(f.name for f in (tmp_path/'out').glob('*.json')) == ['monday_0001.json', 'tuesday_0001.json'] and len(done) == 2
+
+def test_names_differ_whatever_the_files_are_called():
+    paths = ['a/x.tif', 'a/X.tif', 'b/x.png', 'b/x.tif', 'c/b_x.tif', 'x.tif', './x.tif']
+    names = result_names(paths)
+    assert len({n.casefold() for n in names.values()}) == len(names) == 6
+
+def test_what_exists_is_not_overwritten(tmp_path, field):
+    tifffile.imwrite(tmp_path/'a.tif', field[0].astype('u2'))
+    (tmp_path/'out').mkdir()
+    (tmp_path/'out/a_mask.png').write_text('drawn by hand')
+    with pytest.raises(FileExistsError, match='a_mask.png is there already'): segment_file(tmp_path/'a.tif', PIXEL, out=tmp_path/'out')
+    assert (tmp_path/'out/a_mask.png').read_text() == 'drawn by hand' and len(list((tmp_path/'out').iterdir())) == 1
+    segment_file(tmp_path/'a.tif', PIXEL, out=tmp_path/'out', overwrite=True)
+    assert len(list((tmp_path/'out').iterdir())) == 5
+
+def test_a_bad_file_is_named_and_stops_nothing(tmp_path, field):
+    good = field[0][:64, :64]
+    nan = good.copy()
+    nan[:60] = np.nan
+    bad = {'nan': nan, 'constant': 0*good, 'planes': np.stack([good, good + 1, good + 2], -1), 'complex': good.astype('c8'), 'tiny': good[:5, :7]}
+    for name, a in {'good1': good, 'good2': good + 1, **bad}.items(): tifffile.imwrite(tmp_path/f'{name}.tif', a)
+    (tmp_path/'empty.tif').write_bytes(b'')
+    (tmp_path/'short.tif').write_bytes((tmp_path/'good1.tif').read_bytes()[:-999])
+    outcome = {p.stem: r for p, r in segment_files([tmp_path], PIXEL, out=tmp_path/'out')}
+    failed = {k: str(r) for k, r in outcome.items() if isinstance(r, Exception)}
+    assert set(outcome) - set(failed) == {'good1', 'good2'}
+    assert all(f'{k}.tif' in text for k, text in failed.items())
+
+def test_a_folder_gives_its_files_but_not_its_results(tmp_path, field):
+    tifffile.imwrite(tmp_path/'a.tif', field[0].astype('u2'))
+    (tmp_path/'.hidden.tif').write_bytes(b'')
+    (tmp_path/'notes.txt').write_text('')
+    segment_file(tmp_path/'a.tif', PIXEL, out=tmp_path)
+    assert find_files([tmp_path]) == [tmp_path/'a.tif']
+    (tmp_path/'none').mkdir()
+    with pytest.raises(FileNotFoundError, match='without a file that can be read'): find_files([tmp_path/'none'])
+
+def test_a_movie_has_its_frames_in_the_table(tmp_path, field):
+    tifffile.imwrite(tmp_path/'m.tif', np.stack([field[0], field[0][::-1]]).astype('u2'), photometric='minisblack')
+    done = segment_file(tmp_path/'m.tif', PIXEL, out=tmp_path/'out')
+    assert done.particles.groupby('frame').size().to_dict() == {0: 3, 1: 3}
+    assert imread(tmp_path/'out/m_labels.tif').shape == (2, 270, 270)
+    one = segment_file(tmp_path/'m.tif', PIXEL, out=tmp_path/'one', frame=1)
+    assert len(one.particles) == 3 and 'frame 1 of 2' in one.record['done'][1]
+
+# Particles
+
+def test_touching_particles_are_split_and_others_are_not():
+    "Pairs of discs at every overlap, ellipses and rods at every angle: over- and under-segmentation"
+    y, x = np.mgrid[:140, :200]
+    split = {d: label_particles((np.hypot(y - 70, x - 70) < 25) | (np.hypot(y - 70, x - 70 - d*25) < 25)).max() for d in (.5, .8, 1.5, 1.8)}
+    assert split == {.5: 1, .8: 1, 1.5: 2, 1.8: 2}
+    for angle in np.radians(range(0, 180, 15)):
+        along, across = (x - 100)*np.cos(angle) + (y - 70)*np.sin(angle), (y - 70)*np.cos(angle) - (x - 100)*np.sin(angle)
+        assert label_particles(np.hypot(along/50, across/20) < 1).max() == 1
+        assert label_particles((abs(along) < 50) & (abs(across) < 12)).max() == 1
+
+def test_measures_of_shapes_that_are_known():
+    y, x = np.mgrid[:200, :200]
+    square = (abs(y - 100) < 30) & (abs(x - 100) < 30)
+    s = measure_particles(square, 10.).iloc[0]
+    assert (s.feret_max_nm, s.feret_min_nm, s.area_nm2) == pytest.approx((59*2**.5, 59, 59**2), rel=1e-6)
+    assert s.solidity == pytest.approx(1) and s.circularity == pytest.approx(np.pi/4, rel=.06)
+    for degrees in (-60, -20, 0, 35, 80):
+        a = np.radians(degrees)
+        long, short = (x - 100)*np.cos(a) + (y - 100)*np.sin(a), (y - 100)*np.cos(a) - (x - 100)*np.sin(a)
+        p = measure_particles(np.hypot(long/60, short/20) < 1, 10.).iloc[0]
+        assert p.orientation_deg == pytest.approx(degrees, abs=1.5)
+        assert (p.feret_max_nm, p.feret_min_nm) == pytest.approx((120, 40), rel=.03)
