@@ -16,9 +16,10 @@ from ..core.records import checksum, versions
 from ..core.work import cluster, each_done, local_client, progress as show_progress, raise_failed
 from .stacks import (LABELS, PICTURES, check_folder, create_stack, damaged, finished, lost, open_stack, refuse_other, stack_record,
                                    structure_record, write_structure)
-from .settings import StackSettings, check_settings, plain_camera, plain_settings
+from .settings import StackSettings, check_settings, is_distribution, plain_camera, plain_settings
 from .samples import make_structure
 from ..structures.crystals import settle_materials
+from ..structures.scenes import name_defaults
 
 # %% ../../nbs/data/03_generation.ipynb #86d3e2f6
 def _finish(path, number, device, source):
@@ -85,10 +86,16 @@ def _borrowed(source, given):
     if given['pixel'] not in (None, old['pixel']): raise ValueError(f"source={source!r}: an old stack, whose waves are cut to its pixel of {old['pixel']!r} Å; expected that, not {given['pixel']!r}")
     return {**borrowed, 'pixel': old['pixel'], 'sampling': None}   # images of cut waves are images of an old stack
 
-# %% ../../nbs/data/03_generation.ipynb #59ee6ac4
+# %% ../../nbs/data/03_generation.ipynb #771692b7
+def _named(scene):
+    "A scene's settings with the defaults that may change one day"
+    return name_defaults(scene) if isinstance(scene, dict) else scene
+
 def _settings(source, asked):
     "Plain, checked settings from what was asked, as a record has them"
-    asked = plain_settings(**{**asked, 'scene': settle_materials(asked['scene'])})
+    if isinstance(asked['scene'], dict): asked['scene'] = settle_materials(asked['scene'])
+    asked = plain_settings(**asked)
+    if asked['scene'] or not source: asked['scene'] = _named(asked['scene'])
     if source: asked.update(_borrowed(source, asked))
     absent = {'labels': [], 'sampling': None}   # those leave no trace in a record
     record = {k: v for k, v in asked.items() if k not in absent or v != absent[k]}
@@ -119,7 +126,7 @@ def generate(
     pixel:float|None=None,   # The camera's own pixel in Å, before any binning; None for the one that just holds the image, or that of `source`
     sampling:str='area',     # As for `image`: the camera integrates over its pixels ('area'), or 'band', or 'wave' for the wave's own grid
     optics:dict|None=None,   # As for `image`; values may be distributions
-    doses=(400.,),           # e/Å²; each structure is imaged at each of them
+    doses=(400.,),           # e/Å², or distributions; each structure is imaged at each of them
     defocus=0.,              # C1 from zero defocus in Å, or a distribution, drawn anew for each image
     images_per_structure:int=1, # At each dose
     crop:int|None=None,      # Field in pixels at a random place of the cell; None for the whole cell
@@ -137,7 +144,7 @@ def generate(
 )->xr.Dataset: # As `open_stack` gives it
     "Make a stack, or what is missing of it"
     source = source and str(Path(source).resolve())
-    doses = [doses] if isinstance(doses, (int, float)) else doses
+    if isinstance(doses, (int, float)) or is_distribution(doses): doses = [doses]
     settings = _settings(source, dict(
         n_structures=n_structures, seed=seed, scene=scene or {}, wave=wave or {}, pixel=pixel, optics=optics or {}, doses=doses, defocus=defocus,
         images_per_structure=images_per_structure, crop=crop, camera=plain_camera(camera), mask=mask or {},
