@@ -13,21 +13,21 @@ from .experiments.claims import claims_table, gather, to_dataset
 from .core.checks import check_in, check_range
 from .data.generation import generate
 from .micrographs.readers import read_micrograph
-from .experiments.points import cores
+from .core.work import cores
 from .core.records import read_json
 from .segmentation.segmentation import newest_network, segment_file
-from .experiments.runner import (keep_result, list_studies, literal, plan_all, redraw_study, run_benchmarks, run_study, size_of, sizes, stack_settings,
-                               study_settings)
+from .experiments.runner import keep_result, plan_all, redraw_study, run_benchmarks, run_study
+from .experiments.settings import list_studies, literal, size_of, sizes, stack_settings, study_settings
 
 # %% ../nbs/cli/00_cli.ipynb #a0b26c13
 def studies(args):
-    "List the studies: their points, and the time and disk they will take"
+    "List the studies: their tasks, and the time and disk they will take"
     check_in(dict.fromkeys(k for n in list_studies() for k in sizes(n)), **{'--size': args.size})
     table = plan_all(args.size, args.out)
     print(table.drop(columns='wrong').to_string(index=False, float_format='{:.2f}'.format))
     for n, text in zip(table.study, table.wrong):
         if text: print(f'{n}: {text}', file=sys.stderr)
-    print(f'hours: of {cores()} cores, for what is not done; unknown: points without an estimate, because none of their kind is finished under {args.out}')
+    print(f'hours: of {cores()} cores, for what is not done; unknown: tasks without an estimate, because none of their kind is finished under {args.out}')
 
 # %% ../nbs/cli/00_cli.ipynb #b4ad5c2f
 def _each(command, names, do):

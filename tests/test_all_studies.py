@@ -2,7 +2,7 @@
 import pandas as pd, pytest
 from hrtem_seg.experiments.claims import VERDICTS
 from hrtem_seg.core.records import read_json
-from hrtem_seg.experiments.runner import list_studies
+from hrtem_seg.experiments.settings import list_studies
 from conftest import run_cli
 
 OTHERS = [s for s in list_studies() if s not in ('dose', 'real')]   # dose has tests of its own, real needs micrographs
@@ -27,10 +27,10 @@ def test_a_study_leaves_its_table_claims_and_figure(everything, study):
     assert set(claims.verdict) <= set(VERDICTS) and set(claims.verdict) == {'undecided here'}, 'one replicate decides nothing'
 
 def test_the_strategies_start_from_the_networks_of_defocus(everything):
-    "Two studies with the same numbers share points: nothing is trained twice"
+    "Two studies with the same numbers share tasks: nothing is trained twice"
     keys = {s: {k for k in read_json(everything['out']/f'{s}-tiny/result.json')['settings']} for s in ('defocus', 'strategies')}
     assert keys['defocus'] - keys['strategies'] == set()
-    made = [read_json(f) for f in everything['out'].glob('points/make_network-*/point.json')]
+    made = [read_json(f) for f in everything['out'].glob('tasks/make_network-*/task.json')]
     starts = [m for m in made if m['settings'].get('phase') == 'pretrain' and set(m['settings']['tests']) == {'-200', '+200'} and isinstance(m['settings']['train'], dict) and not m['settings']['train'].get('n')]
     assert len(starts) == 2, 'one network for each of the two foci'
 

@@ -7,19 +7,21 @@ PARAMETERS = """doses: list = [30., 600.] # e/Å²
 replicates: int = 5 # per dose
 sign: float = 1. # of the effect
 mode: str = 'make' # make, plan, redraw
-root: str = 'runs/points' # finished points
+root: str = 'runs/tasks' # finished tasks
 out: str = 'runs/x' # results"""
 BODY = """import numpy as np, pandas as pd
 from hrtem_seg.experiments.claims import claim, verdicts
-from hrtem_seg.experiments.points import Points
+from hrtem_seg.experiments.tasks import Tasks, task
 from hrtem_seg.core.records import write_json
+@task(version=1)
 def make_score(folder, dose, seed):
     if dose < 0: raise ValueError(f'dose={dose}: no such beam')
     (folder/'dice').write_text(str(.8 + .1*(dose > 100) + .01*np.random.default_rng([int(dose), seed]).normal()))
-points = Points(root, 0, mode=mode)
-made = {(d, r): points.submit(make_score, dose=d, seed=r) for d in doses for r in range(replicates)}
-points.wait(made.values(), 'score')
-points.close(); points.raise_failed()
+tasks = Tasks(root, 0, mode=mode)
+made = {(d, r): tasks.submit(make_score, dose=d, seed=r) for d in doses for r in range(replicates)}
+tasks.wait(made.values(), 'score')
+tasks.close()
+tasks.raise_failed()
 table = pd.DataFrame([dict(study='STUDY', phase='pretrain', replicate=r, train=d, tested=d, metric='dice', value=float((p.folder/'dice').read_text())) for (d, r), p in made.items()])
 table.to_csv(f'{out}/table.csv', index=False)
 low, high = (sign*table[table.train == d].value.values for d in doses)
@@ -45,7 +47,7 @@ n_structure = 2
 
 @pytest.fixture(scope='module')
 def toy(tmp_path_factory):
-    "A project whose studies share their points"
+    "A project whose studies share their tasks"
     folder = tmp_path_factory.mktemp('toy')
     (folder/'nbs/studies').mkdir(parents=True); (folder/'settings.ini').write_text(INI)
     for name in ('one', 'two'):
@@ -77,13 +79,13 @@ def listed(text): return {l.split()[0]: l.split()[1:] for l in text.splitlines()
 def test_studies_are_listed_before_anything_starts(here, runs):
     before = listed(runs['before'])
     assert before['one'] == ['quick', '6', '0', '0', '0.00', '0.00', '6'] and before['two'][:4] == ['default', '10', '0', '0']
-    assert before['all'][1] == '10', 'shared points count once'
+    assert before['all'][1] == '10', 'shared tasks count once'
     after = listed(here('studies')[1])
     assert after['one'][1:] == ['10', '10', '0', '0.00', '0.00', '0'] and after['all'][1:3] == ['10', '10']
 
-def test_all_studies_run_from_one_command_and_share_their_points(runs):
-    assert {f.name for f in runs['out'].iterdir() if f.is_dir()} == {'one-default', 'two-default', 'points'}
-    assert len(list(runs['out'].glob('points/make_score-*/point.json'))) == 10
+def test_all_studies_run_from_one_command_and_share_their_tasks(runs):
+    assert {f.name for f in runs['out'].iterdir() if f.is_dir()} == {'one-default', 'two-default', 'tasks'}
+    assert len(list(runs['out'].glob('tasks/make_score-*/task.json'))) == 10
     for n in ('one', 'two'): assert str(runs['out']/f'{n}-default/figure.png') in runs['said'] and str(runs['out']/f'{n}-default/{n}.ipynb') in runs['said']
 
 def test_one_study_that_fails_is_named_and_the_rest_goes_on(toy, tmp_path, runs):
@@ -92,7 +94,7 @@ def test_one_study_that_fails_is_named_and_the_rest_goes_on(toy, tmp_path, runs)
     (toy/'settings.ini').write_text(INI)
     assert r.returncode == 1 and 'one: RuntimeError' in r.stderr and 'dose=-1.0: no such beam' in r.stderr and '1 of 2 failed: one.' in r.stderr, r.stderr
     assert (tmp_path/'two-bad/result.json').is_file() and not (tmp_path/'one-bad/result.json').exists()
-    assert 'no such beam' in next(tmp_path.glob('points/*.part/error.txt')).read_text()
+    assert 'no such beam' in next(tmp_path.glob('tasks/*.part/error.txt')).read_text()
 
 def test_results_of_all_studies_come_as_one_table_and_one_list_of_claims(toy, runs, here):
     code, said, _ = here('results', '--keep', toy/'kept')
@@ -109,13 +111,13 @@ def test_results_of_all_studies_come_as_one_table_and_one_list_of_claims(toy, ru
     assert 'a higher dose gives a higher Dice' in said and 'does not hold' in said
 
 def test_redrawing_makes_nothing_and_needs_every_point(toy, runs):
-    folder, points = runs['out']/'one-default', sorted(runs['out'].glob('points/*/*'))
-    stamps = {f: f.stat().st_mtime_ns for f in points}
+    folder, tasks = runs['out']/'one-default', sorted(runs['out'].glob('tasks/*/*'))
+    stamps = {f: f.stat().st_mtime_ns for f in tasks}
     (folder/'figure.png').unlink()
     r = run_cli('redraw', 'one', cwd=toy)
     assert r.returncode == 0 and (folder/'figure.png').is_file() and str(folder/'one.ipynb') in r.stdout, r.stderr
-    assert {f: f.stat().st_mtime_ns for f in sorted(runs['out'].glob('points/*/*'))} == stamps
-    lost, notebook = points[0].parent, (folder/'one.ipynb').read_bytes()
+    assert {f: f.stat().st_mtime_ns for f in sorted(runs['out'].glob('tasks/*/*'))} == stamps
+    lost, notebook = tasks[0].parent, (folder/'one.ipynb').read_bytes()
     lost.rename(lost.with_suffix('.gone'))
     r = run_cli('redraw', 'one-default', cwd=toy)
     lost.with_suffix('.gone').rename(lost)

@@ -1,22 +1,23 @@
 "Conditions, sources and tables: what must not depend on how they are asked for"
 import json
 import numpy as np, pandas as pd, pytest, zarr
-from hrtem_seg.experiments.experiments import BASE, METRICS, SESSIONS, combine, matrices, part, pretrain, samples, stacks, tested as mean_scores
+from hrtem_seg.experiments.conditions import BASE, METRICS, SESSIONS, combine, part, pretrain, samples, stacks
+from hrtem_seg.experiments.results import matrices, score_table
 from hrtem_seg.data.generation import check_settings, generate
-from hrtem_seg.experiments.points import Points
+from hrtem_seg.experiments.tasks import Tasks
 from hrtem_seg.data.stacks import leaks
 
 SMALL = dict(n_structures=8, seed=3, crop=48, scene=dict(cell=[60., 60.], radius=12., n_particles=1), wave=dict(pixel=.3, slice_thickness=4.))
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-    points = Points(tmp_path_factory.mktemp('points'), workers=0)
+    tasks = Tasks(tmp_path_factory.mktemp('tasks'), workers=0)
     base = combine(BASE, SMALL)
-    found = stacks(points, base, {'near': {}, 'far': {'defocus': ['normal', 300., 5.]}, 'small': {'scene': {'radius': 9.}}})
-    return points, base, found
+    found = stacks(tasks, base, {'near': {}, 'far': {'defocus': ['normal', 300., 5.]}, 'small': {'scene': {'radius': 9.}}})
+    return tasks, base, found
 
 def test_conditions_share_waves_only_where_they_are_the_same(made):
-    points, base, found = made
+    tasks, base, found = made
     kept = {k: 'waves' in zarr.open_group(s['stack'].folder/'stack', mode='r') for k, s in found.items()}
     assert kept == {'near': True, 'far': False, 'small': True}
     near, far, small = (samples(found[k]) for k in ('near', 'far', 'small'))
@@ -24,7 +25,7 @@ def test_conditions_share_waves_only_where_they_are_the_same(made):
     assert (near.mask.values == far.mask.values).all() and (near.image.values != far.image.values).any()
 
 def test_shared_waves_give_the_images_that_waves_of_their_own_give(made, tmp_path):
-    points, base, found = made
+    tasks, base, found = made
     alone = generate(tmp_path/'alone', workers=0, progress=False, **combine(base, {'defocus': ['normal', 300., 5.]}, {'n_structures': 3, 'keep': 'half'}))
     shared = samples(found['far'])
     both = np.intersect1d(alone.structure.values, shared.structure.values)
@@ -44,9 +45,9 @@ def test_a_source_that_names_nothing_is_refused(made, where, says):
     with pytest.raises(ValueError, match=says.replace('{', r'\{')): samples({**made[2]['near'], 'where': where})
 
 def test_a_condition_that_cannot_be_made_is_named(made):
-    points, base, _ = made
-    with pytest.raises(RuntimeError, match='unobtainium'): stacks(points, base, {'odd': {'scene': {'material': 'unobtainium'}}})
-    points.failed.clear()
+    tasks, base, _ = made
+    with pytest.raises(ValueError, match='unobtainium'): stacks(tasks, base, {'odd': {'scene': {'material': 'unobtainium'}}})
+    tasks.failed.clear()
 
 def test_every_session_is_a_valid_setting():
     for s in SESSIONS.values():
@@ -54,10 +55,10 @@ def test_every_session_is_a_valid_setting():
         assert full['camera'] and full['optics']['aberrations'] == 'TEAM05'
 
 def test_a_table_has_a_row_for_each_network_and_test(made):
-    points, base, found = made
+    tasks, base, found = made
     two = {k: found[k] for k in ('near', 'far')}
-    nets = pretrain(points, two, two, replicates=2, benchmark=1, epochs=1)
-    table = mean_scores(nets, 'replicate', 'train')
+    nets = pretrain(tasks, [two]*2, [two]*2, benchmark=1, epochs=1)
+    table = score_table(nets)
     assert len(table) == 2*2*2*len(METRICS) and not table.duplicated(['replicate', 'train', 'tested', 'metric']).any()
     own = pd.read_csv(nets[1, 'far'].folder/'tests.csv')
     row = table[(table.replicate == 1) & (table.train == 'far') & (table.tested == 'near') & (table.metric == 'dice')]

@@ -4,16 +4,16 @@ from pathlib import Path
 import nbformat, numpy as np, pandas as pd, psutil, pytest
 from skimage.io import imread, imsave
 from hrtem_seg.core.records import read_json
-from hrtem_seg.experiments.experiments import samples
-from hrtem_seg.experiments.runner import study_settings
+from hrtem_seg.experiments.conditions import samples
+from hrtem_seg.experiments.settings import study_settings
 from conftest import run_cli
 
 def weights(out):
     "Hash of every network, by what it was made from"
-    return {f.parent.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in Path(out).glob('points/*/weights.safetensors')}
+    return {f.parent.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in Path(out).glob('tasks/*/weights.safetensors')}
 
 def stack_bits(out):
-    stacks = list(Path(out).glob('points/make_stack-*'))
+    stacks = list(Path(out).glob('tasks/make_stack-*'))
     assert len(stacks) == 1 and stacks[0].suffix != '.part'
     ds = samples({'stack': stacks[0]})
     return [hashlib.sha256(np.ascontiguousarray(ds[v].values)).hexdigest() for v in ('image', 'mask', 'defocus', 'structure')]
@@ -43,19 +43,19 @@ def test_the_values_given_are_the_values_used(tiny_study):
     nb = nbformat.read(tiny_study['folder']/'dose.ipynb', 4)
     injected = [c for c in nb.cells if 'injected-parameters' in c.metadata.get('tags', [])]
     assert len(injected) == 1 and 'n_structures = 60' in injected[0].source
-    made = read_json(next(tiny_study['out'].glob('points/make_stack-*/point.json')))['settings']
+    made = read_json(next(tiny_study['out'].glob('tasks/make_stack-*/task.json')))['settings']
     assert made['n_structures'] == 60 and made['doses'] == [30, 600]
 
 def test_no_structure_is_on_two_sides(tiny_study):
-    ds = samples({'stack': next(tiny_study['out'].glob('points/make_stack-*'))})
+    ds = samples({'stack': next(tiny_study['out'].glob('tasks/make_stack-*'))})
     assert pd.Series(ds.split.values).groupby(ds.structure.values).nunique().max() == 1
 
 def test_a_second_run_makes_nothing_anew(tiny_study):
-    stamps = {f: f.stat().st_mtime_ns for f in tiny_study['out'].glob('points/*/point.json')}
+    stamps = {f: f.stat().st_mtime_ns for f in tiny_study['out'].glob('tasks/*/task.json')}
     assert len(stamps) == 1 + 2 + 2 + 1
     again = run_cli('study', 'dose', '--size', 'tiny', '--out', tiny_study['out'])
     assert again.returncode == 0, again.stderr
-    assert {f: f.stat().st_mtime_ns for f in tiny_study['out'].glob('points/*/point.json')} == stamps
+    assert {f: f.stat().st_mtime_ns for f in tiny_study['out'].glob('tasks/*/task.json')} == stamps
     assert json.loads((tiny_study['folder']/'result.json').read_text())['matrices'] == tiny_study['result']['matrices']
 
 def killed_when(out, ready, timeout=240):
@@ -74,12 +74,12 @@ def killed_when(out, ready, timeout=240):
     p.wait(); psutil.wait_procs(family, timeout=10)
 
 def test_killed_twice_it_resumes_to_the_same_bits(tiny_study, tmp_path):
-    structures = lambda: list(tmp_path.glob('points/make_stack-*.part/stack/finished/*.json'))
+    structures = lambda: list(tmp_path.glob('tasks/make_stack-*.part/stack/finished/*.json'))
     killed_when(tmp_path, lambda: len(structures()) >= 20)
     kept = {f: f.stat().st_mtime_ns for f in structures()}
     assert len(kept) >= 20
-    killed_when(tmp_path, lambda: list(tmp_path.glob('points/make_network-*.part/checkpoint.pt')))
-    stack = next(f for f in tmp_path.glob('points/make_stack-*') if f.suffix != '.part')
+    killed_when(tmp_path, lambda: list(tmp_path.glob('tasks/make_network-*.part/checkpoint.pt')))
+    stack = next(f for f in tmp_path.glob('tasks/make_stack-*') if f.suffix != '.part')
     assert all((stack/'stack/finished'/f.name).stat().st_mtime_ns == t for f, t in kept.items()), 'a finished structure was made twice'
     done = run_cli('study', 'dose', '--size', 'tiny', '--out', tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -104,7 +104,7 @@ def test_a_stack_that_cannot_be_made_stops_the_study_and_says_why(tmp_path):
     assert r.returncode == 1 and 'n_structures' in r.stderr and 'traceback' in r.stderr, r.stderr
 
 def test_segment_finds_simulated_particles(tiny_study, tmp_path):
-    ds = samples({'stack': next(tiny_study['out'].glob('points/make_stack-*')), 'where': {'split': 'test', 'dose': 600.}})
+    ds = samples({'stack': next(tiny_study['out'].glob('tasks/make_stack-*')), 'where': {'split': 'test', 'dose': 600.}})
     a, truth = ds.image.values[0].astype(float), ds.mask.values[0] > 0
     imsave(tmp_path/'field.png', (255*(a - a.min())/np.ptp(a)).astype('u1'))
     r = run_cli('segment', tmp_path/'field.png', '--pixel-size', .05, '--runs', tiny_study['out'], '--out', tmp_path/'found')
