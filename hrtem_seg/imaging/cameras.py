@@ -19,7 +19,8 @@ def _mean_electrons(intensity, dose):
     check_range(1e-3, 1e7, dose=dose)
     _, px = grid_of(intensity)
     mean = intensity.values.astype('f8')*dose*px**2
-    if not np.isfinite(mean).all(): raise ValueError(f'{int((~np.isfinite(mean)).sum())} pixels of the intensity are no numbers')
+    wrong = int((~np.isfinite(mean)).sum())
+    if wrong: raise ValueError(f'{wrong} pixels of the intensity are no numbers')
     return np.clip(mean, 0, None)
 
 def expose(
@@ -29,9 +30,12 @@ def expose(
 )->xr.DataArray: # Electrons per pixel, uint16
     "Count the electrons of an exposure"
     mean = _mean_electrons(intensity, dose)
-    if mean.max() > 6e4:
-        raise ValueError(f'dose={dose!r}: {mean.max():.0f} electrons in a pixel of {grid_of(intensity)[1]:g} Å are more than 16 bits hold')
-    return intensity.copy(data=rng.poisson(mean).astype('u2')).rename('counts').assign_attrs(units='electrons', dose=float(dose))
+    most = mean.max()
+    if most > 6e4:
+        px = grid_of(intensity)[1]
+        raise ValueError(f'dose={dose!r}: {most:.0f} electrons in a pixel of {px:g} Å are more than 16 bits hold')
+    counts = rng.poisson(mean).astype('u2')
+    return intensity.copy(data=counts).rename('counts').assign_attrs(units='electrons', dose=float(dose))
 
 # %% ../../nbs/imaging/03_cameras.ipynb #606c8ba3
 def response(
@@ -39,21 +43,29 @@ def response(
     shape:tuple, # (ny, nx) pixels
 )->np.ndarray: # (ny, nx//2 + 1), for a real transform; held constant beyond Nyquist
     "A measured curve on an image's Fourier grid"
-    try: table = np.asarray(table, float)
-    except (TypeError, ValueError): raise ValueError(f'{table!r}: expected numbers from zero frequency to Nyquist') from None
-    if table.ndim != 1 or len(table) < 2 or not (table > 0).all() or table.max() > 1:
-        raise ValueError(f'{table.tolist()!r}: expected values above 0 and at most 1, from zero frequency to Nyquist')
-    qy, qx = freqs(shape, .5)  # in units of Nyquist
-    q = np.hypot(qy, np.abs(qx[:, :shape[1]//2 + 1]))
-    return np.interp(q, np.linspace(0, 1, len(table)), table)
+    wrong = ValueError(f'{table!r}: expected values above 0 and at most 1, from zero frequency to Nyquist')
+    try: values = np.asarray(table, float)
+    except (TypeError, ValueError): raise wrong from None
+    if values.ndim != 1 or len(values) < 2: raise wrong
+    if not (values > 0).all() or values.max() > 1: raise wrong
+    qy, qx = _half(shape, .5)  # in units of Nyquist
+    known = np.linspace(0, 1, len(values))
+    return np.interp(np.hypot(qy, qx), known, values)
+
+def _half(shape, pixel):
+    "The frequencies of a real transform: qx from zero up"
+    qy, qx = freqs(shape, pixel)
+    return qy, np.abs(qx[:, :shape[1]//2 + 1])
 
 def _aperture(shape):
     "What the area of a pixel leaves of each frequency, on the grid of a real transform"
-    qy, qx = freqs(shape, 1.)
-    return np.sinc(qy)*np.sinc(qx[:, :shape[1]//2 + 1])
+    qy, qx = _half(shape, 1.)
+    return np.sinc(qy)*np.sinc(qx)
 
 # %% ../../nbs/imaging/03_cameras.ipynb #2b938f38
-def _filter(a, r): return scipy.fft.irfft2(scipy.fft.rfft2(a)*r, a.shape)
+def _filter(a, r):
+    F = scipy.fft.rfft2(a)
+    return scipy.fft.irfft2(F*r, a.shape)
 
 def _count(mean, rng, mtf, dqe, integrated=False):
     "Electrons per pixel of a camera with this MTF and DQE"
@@ -70,8 +82,10 @@ def _count(mean, rng, mtf, dqe, integrated=False):
 # %% ../../nbs/imaging/03_cameras.ipynb #d593194f
 def _illumination(rng, shape, depth):
     "A smooth field with mean 1 and `depth` between its extremes: a random polynomial of second order"
-    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing='ij')
-    f = np.tensordot(rng.normal(size=5), np.stack([y, x, y*x, y*y, x*x]), 1)
+    along = [np.linspace(-1, 1, n) for n in shape]
+    y, x = np.meshgrid(*along, indexing='ij')
+    terms = np.stack([y, x, y*x, y*y, x*x])
+    f = np.tensordot(rng.normal(size=5), terms, 1)
     f = depth*(f - f.mean())/np.ptp(f)
     return 1 + f
 
@@ -187,5 +201,5 @@ def check_flux(
     _, px = grid_of(counts)
     share = float(counts.mean())/(dose*px**2)
     if not least <= share <= most:
-        raise ValueError(f'the image has {share:.3g} of the electrons that dose={dose:g} e/Å² gives its pixels of {px:g} Å: expected {least:g} to {most:g}. '
-                         'Is its wave empty, or its beam tilted out of the band?')
+        raise ValueError(f'the image has {share:.3g} of the electrons that dose={dose:g} e/Å² gives its pixels of {px:g} Å: '
+                         f'expected {least:g} to {most:g}. Is its wave empty, or its beam tilted out of the band?')

@@ -34,7 +34,8 @@ def aberration_list(
         check_in(ABERRATIONS, aberrations=aberrations)
         aberrations = ABERRATIONS[aberrations]
     if not isinstance(aberrations or {}, dict):
-        raise ValueError(f"aberrations={aberrations!r}: expected a dictionary as {{'C3': 1.2e7}}, or one of {', '.join(ABERRATIONS)}")
+        known = ', '.join(ABERRATIONS)
+        raise ValueError(f"aberrations={aberrations!r}: expected a dictionary as {{'C3': 1.2e7}}, or one of {known}")
     found = []
     for name, value in (aberrations or {}).items():
         check_in(TERMS, aberration=name)
@@ -52,12 +53,13 @@ def check_defocus(
     aberrations, # As for `aberration_list`
 )->np.ndarray: # (focus,) float
     "The foci as an array; what is no number is refused, and so is focus that is given twice"
+    wrong = ValueError(f'defocus={defocus!r}: expected a finite number of Å, or a sequence of them')
     try: foci = np.atleast_1d(np.asarray(defocus, float))
-    except (TypeError, ValueError): raise ValueError(f'defocus={defocus!r}: expected a number of Å, or a sequence of numbers') from None
-    if foci.ndim != 1 or not len(foci) or not np.isfinite(foci).all():
-        raise ValueError(f'defocus={defocus!r}: expected a finite number of Å, or a sequence of them')
+    except (TypeError, ValueError): raise wrong from None
+    if foci.ndim != 1 or not len(foci) or not np.isfinite(foci).all(): raise wrong
     if foci.any() and isinstance(aberrations, dict) and 'C1' in aberrations:
-        raise ValueError(f"defocus={defocus!r} and aberrations={{'C1': {aberrations['C1']!r}}} are both a focus: give one of them")
+        C1 = aberrations['C1']
+        raise ValueError(f"defocus={defocus!r} and aberrations={{'C1': {C1!r}}} are both a focus: give one of them")
     return foci
 
 # %% ../../nbs/imaging/00_ctf.ipynb #533699c6
@@ -141,10 +143,13 @@ def ctf(
     "Contrast transfer function: half of what a unit phase at this frequency does to the image"
     forth = chi(qy, qx, energy, defocus, aberrations)
     back = chi(np.negative(qy), np.negative(qx), energy, defocus, aberrations)
-    even, odd = (forth + back)/2, (forth - back)/2
-    out = np.sin(even)*envelope(qy, qx, energy, defocus, aberrations, focal_spread, convergence)
+    left = envelope(qy, qx, energy, defocus, aberrations, focal_spread, convergence)
+    even = (forth + back)/2
+    odd = (forth - back)/2
+    out = np.sin(even)*left
     one_sided = any(m % 2 for _, m, _, _ in aberration_list(aberrations))
-    return out*np.exp(-1j*odd) if one_sided else out
+    if not one_sided: return out
+    return out*np.exp(-1j*odd)
 
 # %% ../../nbs/imaging/00_ctf.ipynb #1f0117a1
 def information_limit(

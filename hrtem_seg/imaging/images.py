@@ -16,7 +16,6 @@ import numpy as np, scipy.fft, torch, xarray as xr
 from ..core.checks import check_in, check_range
 from ..core.units import coords, wavelength
 from ..core.fourier import fft2, freqs, ifft2
-from ..waves.potentials import grid
 from .ctf import check_defocus, chi, envelope, focal_points
 
 # %% ../../nbs/imaging/01_images.ipynb #96a1fd17
@@ -26,9 +25,11 @@ def grid_of(
     "Shape and pixel of an array from its coordinates"
     if not isinstance(wave, xr.DataArray):
         raise ValueError(f'{type(wave).__name__}: expected a DataArray with dims (…, y, x) and coordinates in Å')
-    if tuple(wave.dims[-2:]) != ('y', 'x') or 'x' not in wave.coords or wave.sizes['x'] < 2:
+    last = tuple(wave.dims[-2:])
+    if last != ('y', 'x') or 'x' not in wave.coords or wave.sizes['x'] < 2:
         raise ValueError(f'dims {wave.dims}: expected (…, y, x) with coordinates in Å')
-    return wave.shape[-2:], float(wave.x[1] - wave.x[0])
+    pixel = float(wave.x[1] - wave.x[0])
+    return wave.shape[-2:], pixel
 
 # %% ../../nbs/imaging/01_images.ipynb #48447965
 def beam_energy(
@@ -56,16 +57,21 @@ def wave_band(
 def _cell(wave):
     "Edges (y, x) of the periodic cell, Å"
     (ny, nx), pixel = grid_of(wave)
-    return ny*float(wave.y[1] - wave.y[0]) if ny > 1 else pixel, nx*pixel
+    along_y = float(wave.y[1] - wave.y[0]) if ny > 1 else pixel
+    return ny*along_y, nx*pixel
 
-def _whole_pixels(cell, pixel):
-    "The fewest square pixels, of at most this size, that divide the cell"
+def _whole_pixels(cell, pixel, fast=False):
+    "The fewest square pixels, of at most this size, that divide the cell; with `fast`, fewest of those whose transform is fast"
     check_range(1e-3, 1e3, pixel=pixel)
     ly, lx = cell
     fewest = max(1, math.ceil(lx/pixel - 1e-6))
+    found = []
     for nx in range(fewest, 2*fewest + 10):
-        ny = ly/lx*nx
-        if abs(ny - round(ny)) < 1e-4*ny: return max(1, round(ny)), nx
+        ny = round(ly/lx*nx)
+        if ny < 1 or abs(ly/lx*nx - ny) > 1e-4*ny: continue
+        if not fast or all(scipy.fft.next_fast_len(n) == n for n in (ny, nx)): return ny, nx
+        found.append((ny, nx))
+    if found: return found[0]
     raise ValueError(f'pixel={pixel:g}: a cell of {lx:g} × {ly:g} Å is not divided by square pixels of at most this size')
 
 # %% ../../nbs/imaging/01_images.ipynb #b16b00b8
@@ -78,14 +84,19 @@ def image_grid(
     cell = _cell(wave)
     if pixel is not None: shape = _whole_pixels(cell, pixel)
     else:
-        counts = [2*n - 1 for n in _band_counts(wave, cell, aperture)]
-        shape, _ = grid(cell[::-1], min(l/n for l, n in zip(cell, counts)))
+        counts = _band_counts(wave, cell, aperture)
+        needed = min(length/(2*n - 1) for length, n in zip(cell, counts))
+        shape = _whole_pixels(cell, needed, fast=True)
     return shape, cell[1]/shape[1]
 
 def _band_counts(wave, cell, aperture):
     "How many frequencies (y, x) of the wave pass the aperture"
     q = wave_band(wave, aperture)
-    return [min(n, 2*int(q*l + 1e-6) + 1) for n, l in zip(wave.shape[-2:], cell)]
+    counts = []
+    for n, length in zip(wave.shape[-2:], cell):
+        periods = int(q*length + 1e-6)
+        counts.append(min(n, 2*periods + 1))
+    return counts
 
 # %% ../../nbs/imaging/01_images.ipynb #93512cd9
 @contextmanager
@@ -124,13 +135,17 @@ class Optics:
         "Aberrations, aperture and envelopes, all but the phase of focus itself"
         spread = self.focal_spread if self.coherent else 0.
         passes = np.hypot(qy, qx) <= (self.aperture or np.inf)
-        phase = np.exp(-1j*chi(qy, qx, self.energy, 0., self.aberrations))
-        return phase*passes*envelope(qy, qx, self.energy, defocus, self.aberrations, spread, self.convergence)
+        shift = chi(qy, qx, self.energy, 0., self.aberrations)
+        left = envelope(qy, qx, self.energy, defocus, self.aberrations, spread, self.convergence)
+        return np.exp(-1j*shift)*passes*left
 
     def blur(self, qy, qx):
         "What motion leaves of the image's Fourier transform"
-        vibrating = np.exp(-2*(math.pi*self.vibration)**2*(qy**2 + qx**2))
-        return vibrating*np.sinc(qy*self.drift[0] + qx*self.drift[1])
+        dy, dx = self.drift
+        q2 = qy**2 + qx**2
+        vibrating = np.exp(-2*(math.pi*self.vibration)**2*q2)
+        drifting = np.sinc(qy*dy + qx*dx)
+        return vibrating*drifting
 
 # %% ../../nbs/imaging/01_images.ipynb #0b7ec704
 def optics_settings(
@@ -144,6 +159,8 @@ def optics_settings(
     return dict(given)
 
 # %% ../../nbs/imaging/01_images.ipynb #1a6e0002
+def _tensor(a, device): return torch.from_numpy(np.ascontiguousarray(a, 'c8')).to(device)
+
 def _resize(F, shape):
     "Transforms (…, qy, qx), zero frequency first, cut off or filled up with zeros"
     for axis, wanted in zip((-2, -1), shape):
@@ -161,7 +178,7 @@ def _intensity(F, q, lam, shifts, weights, shape, batch=1):
     "Mean over waves of the intensity on a grid of this shape, summed over the focal points; `F` is (wave, qy, qx)"
     out = torch.zeros(shape, dtype=torch.float32, device=F.device)
     for shift, weight in zip(shifts, weights):
-        ey, ex = (torch.from_numpy(np.exp(-1j*math.pi*lam*shift*k**2).astype('c8')).to(F.device) for k in q)
+        ey, ex = (_tensor(np.exp(-1j*math.pi*lam*shift*k**2), F.device) for k in q)
         focus = ey*ex
         for part in F.split(batch):
             for field in ifft2(_resize(part*focus, shape), True):
@@ -173,17 +190,19 @@ def _intensity(F, q, lam, shifts, weights, shape, batch=1):
 def _weights(sampling, counts, shape):
     "What the pixels of a grid of this shape leave of each frequency, along y and along x"
     for n, m in zip(counts, shape):
-        k = np.fft.fftfreq(n, 1/n)
-        yield np.sinc(k/m) if sampling == 'area' else (2*np.abs(k) < m).astype(float)
+        k = np.fft.fftfreq(n, 1/n)   # periods per cell
+        if sampling == 'area': yield np.sinc(k/m)
+        else: yield (2*np.abs(k) < m).astype(float)
 
 def _to_pixels(intensity, weight, shape):
     "An intensity (y, x) times `weight` in its transform, on the pixels of a grid of this shape"
-    n = intensity.shape
-    blocks = [math.ceil(a/m) for a, m in zip(n, shape)]
+    (ny, nx), (my, mx) = intensity.shape, shape
+    by = math.ceil(ny/my)
+    bx = math.ceil(nx/mx)
     F = fft2(intensity + 0j, True)*weight
-    F = _resize(F, [b*m for b, m in zip(blocks, shape)])
-    F = F.reshape(blocks[0], shape[0], blocks[1], shape[1]).sum((0, 2))
-    return ifft2(F, True).real*(math.prod(shape)/math.prod(n))
+    F = _resize(F, (by*my, bx*mx))
+    folded = F.reshape(by, my, bx, mx).sum((0, 2))
+    return ifft2(folded, True).real*(my*mx/(ny*nx))
 
 # %% ../../nbs/imaging/01_images.ipynb #1a6e0006
 def sample_pixels(
@@ -195,9 +214,10 @@ def sample_pixels(
     check_in(('area', 'band'), sampling=sampling)
     shape, px = image_grid(a, pixel)
     y, x = _weights(sampling, a.shape, shape)
-    weight = torch.from_numpy(y[:, None]*x + 0j)
-    with one_thread(): out = _to_pixels(torch.from_numpy(np.asarray(a.values, float)), weight, shape).numpy()
-    return xr.DataArray(out, dims=('y', 'x'), coords=coords(shape, px), name=a.name, attrs=a.attrs)
+    weight = torch.from_numpy(np.outer(y, x) + 0j)
+    values = torch.from_numpy(np.array(a.values, float))
+    with one_thread(): out = _to_pixels(values, weight, shape)
+    return xr.DataArray(out.numpy(), dims=('y', 'x'), coords=coords(shape, px), name=a.name, attrs=a.attrs)
 
 # %% ../../nbs/imaging/01_images.ipynb #1a6e0005
 @dataclass(frozen=True)
@@ -212,29 +232,37 @@ class _Plan:
     def frequencies(self, counts, cell):
         "(q_y, q_x), 1/Å, of a transform with so many frequencies"
         if self.sampling == 'wave': return freqs(counts, self.pixel)   # to the last bit as it was
-        qy, qx = (np.fft.fftfreq(n, l/n) for n, l in zip(counts, cell))
+        (ny, nx), (ly, lx) = counts, cell
+        qy = np.fft.fftfreq(ny, ly/ny)
+        qx = np.fft.fftfreq(nx, lx/nx)
         return qy[:, None], qx[None]
 
     def weight(self):
         "Of the transform on the fine grid; None where nothing changes"
         if self.sampling in ('wave', 'point'): return None
         y, x = _weights(self.sampling, self.fine, self.shape)
-        return y[:, None]*x
+        return np.outer(y, x)
 
 def _plan(wave, pixel, sampling, aperture):
     "Choose the smallest grids that are right"
     check_in(SAMPLINGS, sampling=sampling)
     shape, own = grid_of(wave)
     if sampling == 'wave':
-        if pixel is not None: raise ValueError(f"pixel={pixel!r} with sampling='wave', which keeps the wave's own pixel of {own:g} Å: expected pixel=None")
+        if pixel is not None:
+            raise ValueError(f"pixel={pixel!r} with sampling='wave', which keeps the wave's own {own:g} Å: expected pixel=None")
         return _Plan(shape, shape, shape, own, sampling)
     band = _band_counts(wave, _cell(wave), aperture)
     shape, px = image_grid(wave, pixel, aperture)
     if pixel is None: return _Plan(tuple(band), shape, shape, px, 'point')
-    # fringes of up to n − 1 periods: all are needed where they fold into the image, else those that the image keeps must stay clear of folded ones
-    need = [2*n - 1 if sampling == 'area' else n + min(n - 1, (m - 1)//2) for n, m in zip(band, shape)]
-    fine = tuple(scipy.fft.next_fast_len(n) for n in need)
-    return _Plan(tuple(band), fine, shape, px, sampling)
+    fine = [_fringes_held(n, m, sampling) for n, m in zip(band, shape)]
+    return _Plan(tuple(band), tuple(fine), shape, px, sampling)
+
+def _fringes_held(n, m, sampling):
+    "Points that n frequencies of a wave need to form the intensity that m pixels see"
+    kept = (m - 1)//2   # periods per cell, the most that the image can show
+    if sampling == 'area': needed = 2*n - 1   # pixels see all fringes, those that fold as well
+    else: needed = n + min(n - 1, kept)   # folded ones must only stay clear of those that are kept
+    return scipy.fft.next_fast_len(needed)
 
 # %% ../../nbs/imaging/01_images.ipynb #a0336404
 def image(
@@ -257,33 +285,35 @@ def image(
     device='cpu',
 )->xr.DataArray: # Intensity (…, y, x), float32; vacuum is 1
     "The noise-free image(s) of an exit wave"
+    grid_of(wave)
     foci = check_defocus(defocus, aberrations)
     energy = beam_energy(wave, energy)
     optics = Optics(energy, aberrations, focal_spread, coherent, points, convergence, aperture, vibration, drift)
     plan = _plan(wave, pixel, sampling, aperture)
     if 'phonon' not in wave.dims: wave = wave.expand_dims('phonon')
     other = [d for d in wave.dims if d not in ('phonon', 'y', 'x')]
-    psi = wave.transpose(*other, 'phonon', 'y', 'x').values.reshape(-1, *[wave.sizes[d] for d in ('phonon', 'y', 'x')])
+    wave = wave.transpose(*other, 'phonon', 'y', 'x')
+    psi = wave.values.reshape(-1, *wave.shape[-3:])
     develop = _developer(optics, plan, _cell(wave), foci, batch, device)
     out = np.empty((len(psi), len(foci), *plan.shape), 'f4')
     with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         run = pool.map if threads > 1 else map
         for i, p in enumerate(psi):
-            for j, a in enumerate(run(partial(develop, _transform(p, plan, device)), range(len(foci)))): out[i, j] = a
+            at_focus = partial(develop, _transform(p, plan, device))
+            for j, a in enumerate(run(at_focus, range(len(foci)))): out[i, j] = a
+    out = out.reshape(*wave.shape[:-3], len(foci), *plan.shape)
     kept = {d: wave[d] for d in other if d in wave.coords}
-    out = xr.DataArray(out.reshape(*(wave.sizes[d] for d in other), len(foci), *plan.shape), dims=(*other, 'defocus', 'y', 'x'),
-                       coords={**kept, **coords(plan.shape, plan.pixel), 'defocus': ('defocus', foci, {'units': 'Å'})}, name='intensity',
-                       attrs={'units': '1 (vacuum)', 'energy': energy, 'pixel': plan.pixel, 'sampling': plan.sampling})
+    places = {**kept, 'defocus': ('defocus', foci, {'units': 'Å'}), **coords(plan.shape, plan.pixel)}
+    about = {'units': '1 (vacuum)', 'energy': energy, 'pixel': plan.pixel, 'sampling': plan.sampling}
+    out = xr.DataArray(out, dims=(*other, 'defocus', 'y', 'x'), coords=places, name='intensity', attrs=about)
     return out if np.ndim(defocus) else out.isel(defocus=0, drop=True)
 
 # %% ../../nbs/imaging/01_images.ipynb #a0336405
-def _tensor(a, device): return torch.from_numpy(np.ascontiguousarray(a, 'c8')).to(device)
-
 def _transform(psi, plan, device):
     "The frequencies of waves (wave, y, x) that the plan uses, scaled so that vacuum gives 1 on its fine grid"
-    F = _resize(fft2(_tensor(psi, device)), plan.band)
+    F = fft2(_tensor(psi, device))
     scale = math.prod(plan.fine)/math.prod(psi.shape[-2:])
-    return F if scale == 1 else F*scale
+    return _resize(F, plan.band)*scale
 
 def _developer(optics, plan, cell, foci, batch, device):
     "A function of a transformed wave and the number of a focus: the image there, as an array"
@@ -298,21 +328,27 @@ def _developer(optics, plan, cell, foci, batch, device):
         weight = blur if weight is None else weight*blur
     weight = None if weight is None else _tensor(weight, device)
     def develop(F, j):
-        behind = F*(lens(foci[j]) if same is None else same)
-        a = _intensity(behind, q, lam, foci[j] + shifts, weights, plan.fine, batch)
-        return (a if weight is None else _to_pixels(a, weight, plan.shape)).cpu().numpy()
+        C1 = foci[j]
+        here = lens(C1) if same is None else same
+        intensity = _intensity(F*here, q, lam, C1 + shifts, weights, plan.fine, batch)
+        if weight is not None: intensity = _to_pixels(intensity, weight, plan.shape)
+        return intensity.cpu().numpy()
     return develop
 
 # %% ../../nbs/imaging/01_images.ipynb #84bb0508
 def _variances(F, q, lam, foci, shape):
     "Variance of the image at each focus"
-    def variance(C1): return float(_intensity(F, q, lam, [C1], [1.], shape, len(F)).double().var())
-    return np.array([variance(C1) for C1 in foci])
+    out = []
+    for C1 in foci:
+        intensity = _intensity(F, q, lam, [C1], [1.], shape, len(F))
+        out.append(float(intensity.double().var()))
+    return np.array(out)
 
 def _is_vacuum(F):
     "Whether all but the strongest beam is nothing, even in a wave that was stored in half precision"
     power = F.abs().square().sum(0, dtype=torch.float64)
-    return float(1 - power.max()/power.sum()) < 3e-7
+    scattered = 1 - power.max()/power.sum()
+    return float(scattered) < 3e-7
 
 # %% ../../nbs/imaging/01_images.ipynb #92bf5a53
 def _least(F, q, lam, reach, shape):
@@ -326,27 +362,25 @@ def _least(F, q, lam, reach, shape):
 
 # %% ../../nbs/imaging/01_images.ipynb #7ce224e7
 def minimum_contrast_defocus(
-    particle:xr.DataArray,        # Exit wave of the particles alone, (…, y, x)
-    full:xr.DataArray|None=None,  # Exit wave with the film, for a field without particles
-    reach:float=100.,             # Search within ± this focus, Å
-    energy:float|None=None,       # eV; None takes the wave's own
-    own_grid:bool=False,          # As stacks without `sampling` were made: on the wave's grid, where the intensity may alias, and for empty fields too
+    wave:xr.DataArray,      # Exit wave of the particles alone, (…, y, x)
+    reach:float=100.,       # Search within ± this focus, Å
+    energy:float|None=None, # eV; None takes the wave's own
+    own_grid:bool=False,    # As stacks without `sampling` had it: on the wave's grid, where it may alias, and of vacuum too
 )->float: # C1 in Å
     "The focus of least contrast, to 1 Å, from which foci are counted"
     check_range(10, 2000, reach=reach)
-    lam = wavelength(beam_energy(particle, energy))
-    def prepared(wave):
-        (ny, nx), px = grid_of(wave)
-        band = (ny, nx) if own_grid else _band_counts(wave, _cell(wave), None)
-        F = _resize(fft2(_tensor(wave.values.reshape(-1, ny, nx), 'cpu')), band)
-        qy, qx = freqs((ny, nx), px) if own_grid else _Plan(band, band, band, px, 'point').frequencies(band, _cell(wave))
-        shape = band if own_grid else [scipy.fft.next_fast_len(3*n//2) for n in band]   # what a first-order image needs
-        return F, (qy, qx), shape
+    (ny, nx), px = grid_of(wave)
+    lam = wavelength(beam_energy(wave, energy))
+    psi = _tensor(wave.values.reshape(-1, ny, nx), 'cpu')
     with one_thread():
-        F, q, shape = prepared(particle)
-        if not own_grid and _is_vacuum(F):
-            F, q, shape = prepared(particle if full is None else full)
-            if _is_vacuum(F): return 0.
-        best = _least(F, q, lam, reach, shape)
-    if not own_grid and abs(best) > reach: warnings.warn(f'no least contrast within ±{reach:g} Å of the plane of the wave: {best:g} Å is the edge of the search')
+        F = fft2(psi)
+        if own_grid: return _least(F, freqs((ny, nx), px), lam, reach, (ny, nx))
+        if _is_vacuum(F):
+            raise ValueError('the wave is that of vacuum and has no focus of least contrast: count foci from the plane where particles would lie')
+        band = tuple(_band_counts(wave, _cell(wave), None))
+        q = _Plan(band, band, band, px, 'point').frequencies(band, _cell(wave))
+        shape = [scipy.fft.next_fast_len(3*n//2) for n in band]   # what an image of first order needs
+        best = _least(_resize(F, band), q, lam, reach, shape)
+    if abs(best) >= reach:
+        warnings.warn(f'no least contrast within ±{reach:g} Å of the plane of the wave: {best:g} Å is the edge of the search')
     return best
