@@ -1512,6 +1512,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'hrtem_seg/structures/particles.py'),
                                                 'hrtem_seg.structures.particles._bonds': ( 'structures/particles.html#_bonds',
                                                                                            'hrtem_seg/structures/particles.py'),
+                                                'hrtem_seg.structures.particles._chosen': ( 'structures/particles.html#_chosen',
+                                                                                            'hrtem_seg/structures/particles.py'),
                                                 'hrtem_seg.structures.particles._common': ( 'structures/particles.html#_common',
                                                                                             'hrtem_seg/structures/particles.py'),
                                                 'hrtem_seg.structures.particles._core_shell': ( 'structures/particles.html#_core_shell',

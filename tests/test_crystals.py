@@ -182,6 +182,19 @@ def test_files_of_several_crystals_need_a_name(tmp_path):
     assert abs((p.numbers == 82).sum()/sulphur - .6) < .06 and abs((p.numbers == 50).sum()/sulphur - .3) < .06
     with pytest.raises(ValueError, match='only a particle'): crystal(mixed)
 
+def test_sites_that_exclude_each_other_are_refused(tmp_path):
+    "Partly occupied sites next to each other: which of them go together is not in the file"
+    f = tmp_path/'split.cif'
+    f.write_text(CIF.format(name='a', share='.5', more='Pb2 Pb .05 0 0 .08\n'))
+    with pytest.raises(ValueError, match='split.cif.* Å apart'): as_record(f)
+
+def test_any_part_of_a_particle_may_be_chosen():
+    asked = dict(shape=('choice', ['sphere', {'kind': 'rod', 'aspect': ('uniform', 2., 3.)}]), core=('choice', [None, {'material': 'Ag', 'shell': 3.}]), radius=9., n_defects=0,
+                 orientation=('choice', ['random', {'zone': '110', 'tilt': ('uniform', 0., 2.)}]), material=('choice', ['Au', 'Au0.5Cu0.5']))
+    made = [draw_particle(rng_for(4, i), **asked) for i in range(30)]
+    assert {r['shape']['kind'] for r in made} == {'sphere', 'rod'} and {'core' in r for r in made} == {True, False} and {'seed' in r for r in made} == {True, False}
+    assert all(2 <= r['shape']['aspect'] <= 3 for r in made if r['shape']['kind'] == 'rod')
+
 def test_alloys_are_random_and_reproducible():
     records = [draw_particle(rng_for(1, i), material='Au0.7Ag0.3', radius=20., n_defects=1, core=core) for i, core in ((0, None), (1, None), (0, {'material': 'Pt0.5Ni0.5'}))]
     a, b, shell = map(build_particle, records)
@@ -218,7 +231,7 @@ def test_facets_in_four_indices():
     (dict(shape={'kind': 'rod', 'aspect': math.nan}), 'aspect=nan'), (dict(shape={'kind': 'ellipsoid', 'axis': [0, 0, 0]}), 'axis=[0, 0, 0]'),
     (dict(shape={'kind': 'ellipsoid', 'axis': 'z'}), "axis='z'"), (dict(shape={'kind': 'plate', 'sides': 3.5}), 'sides=3.5'), (dict(shape={'kind': 'wulff', 'energies': [1, 2]}), 'energies=[1, 2]'),
     (dict(shape={'kind': 'wulff', 'energies': {'111': math.nan}}), 'nan'), (dict(shape={'kind': 'wulff', 'energies': {'111': 1., '-1-1-1': 2.}}), 'one family'),
-    (dict(n_defects=1.5), 'n_defects=1.5'), (dict(n_defects='two'), "n_defects='two'"), (dict(n_defects=1, defect_kinds='kink'), "'kink'"), (dict(n_defects=1, min_layers=2.5), 'min_layers=2.5'),
+    (dict(n_defects=1.5), 'n_defects=1.5'), (dict(n_defects='two'), "n_defects='two'"), (dict(n_defects=1, defect_kinds='kink'), "'kink'"), (dict(n_defects=1, min_layers=2.5), 'min_layers=2.5'), (dict(n_defects=1, defect_kinds=1), 'defect_kinds=1'),
     (dict(orientation=[1, 0, 0]), 'orientation=[1, 0, 0]'), (dict(orientation='110'), "orientation='110'"), (dict(orientation={'tilt': 2.}), 'zone axis'), (dict(orientation=[0, 0, 0, 0]), 'orientation=[0, 0, 0, 0]'),
     (dict(orientation={'zone': '110', 'turn': 'left'}), "turn='left'"), (dict(orientation=math.nan), 'orientation=nan'), (dict(boundary=True), 'boundary=True'), (dict(boundary={'normal': [0, 0, 0]}), 'normal'),
     (dict(core={}), 'core={}'), (dict(core='Ag'), "core='Ag'"), (dict(core={'material': 'Ag', 'shell': math.nan}), "core['shell']=nan"), (dict(material=fcc111('Pt', (1, 1, 3), vacuum=5.)), 'slab'),
@@ -275,6 +288,14 @@ def test_any_material_is_a_crystal_or_refused(material):
     try: cell = crystal(material, mixed=True)
     except (ValueError, FileNotFoundError) as e: assert str(e)
     else: assert len(cell) and cell.info['group']
+
+@few
+@given(st.recursive(st.one_of(anything, st.fixed_dictionaries({'material': st.one_of(anything, st.sampled_from(['Au', bulk('Pt', cubic=True)]))})),
+                    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(words, inner, max_size=3)), max_leaves=6))
+def test_any_settings_settle_once_or_are_refused(asked):
+    try: settled = settle_materials(asked)
+    except (ValueError, FileNotFoundError) as e: assert str(e)
+    else: assert repr(settle_materials(settled)) == repr(settled) and 'Atoms' not in repr(settled)
 
 @few
 @given(st.one_of(st.text(alphabet='0123456789-−[](){} ,.<>x\u0304', max_size=9), st.lists(numbers, max_size=5)))

@@ -362,7 +362,7 @@ def _sites_of(atoms):
     sites = [known[str(kind)] for kind in kinds]
     return [dict(zip(site, map(float, site.values()))) for site in sites]
 
-# %% ../../nbs/structures/00_crystals.ipynb #afa1b224
+# %% ../../nbs/structures/00_crystals.ipynb #7bc91f5f
 def _check_atoms(atoms, name):
     "Refuse what can be no crystal"
     if not len(atoms):
@@ -377,8 +377,6 @@ def _check_atoms(atoms, name):
         raise ValueError(f'{name}: positions and edges must be finite numbers')
     if 0 in atoms.numbers:
         raise ValueError(f"{name}: an atom has the symbol 'X', which is no element")
-    if 'occupancy' in atoms.info:
-        return   # several elements on one place
     periodic = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
     near = neighbor_list('d', periodic, .6)
     if len(near):
@@ -440,7 +438,7 @@ def _from_dictionary(given):
 
 # %% ../../nbs/structures/00_crystals.ipynb #4801b30d
 def crystal(
-    material,          # Name in `LATTICES`, alloy, CIF (`path.cif` or `path.cif#block`), ASE `Atoms`, or from `as_record`
+    material,          # Name in `LATTICES`, alloy, CIF (`path.cif`, `path.cif#block`), ASE `Atoms`, or from `as_record`
     mixed:bool=False,  # Whether sites may be shared by several elements or empty in part, as `info['occupancies']` says
 )->Atoms: # The conventional cell, Å; `info['group']` is the number of the space group
     "The unit cell of `material`"

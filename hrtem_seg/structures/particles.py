@@ -482,7 +482,7 @@ BUILDERS = {'cluster': _multiply_twinned, 'boundary': _bicrystal, 'core': _core_
 
 def build_particle(
     record:dict, # From `draw_particle`
-)->Atoms: # About its centre, in the laboratory's axes; arrays `grain_id`, `role` (3 in a fault, else 0); `info['faults']`
+)->Atoms: # About its centre, in the laboratory's axes; arrays `grain_id` and `role` (3 in a fault); `info['faults']`
     "The particle that a record describes"
     particle = Particle.from_record(record)
     having = [build for name, build in BUILDERS.items() if getattr(particle, name) is not None]
@@ -552,8 +552,10 @@ def _draw_faults(rng, particle, n_defects, kinds, min_layers, min_share):
 def _fault_kinds(kinds, layers):
     "The kinds of fault to choose from"
     known = ['twin', 'intrinsic', 'extrinsic'] if layers.cubic else ['I1', 'I2', 'E']
+    if kinds is None: kinds = known
     if isinstance(kinds, str): kinds = [kinds]
-    kinds = list(kinds or known)
+    if not isinstance(kinds, (list, tuple)) or not kinds:
+        raise ValueError(f'defect_kinds={kinds!r}: expected some of {known}')
     for kind in kinds: check_in(known, defect_kinds=kind)
     return kinds
 
@@ -653,7 +655,7 @@ def draw_particle(
     rng:np.random.Generator,
     *,
     material='Au',                # As in `crystal`, or ('choice', [...]) of several
-    shape='sphere',               # In `SHAPES` or `FACETED`, 'icosahedron', 'decahedron', or {'kind': ..., its parameters}
+    shape='sphere',               # In `SHAPES` or `FACETED`, 'icosahedron', 'decahedron', or {'kind': ..., parameters}
     radius=('uniform', 10., 20.), # Radius of the sphere of equal volume, Å
     n_defects=None,               # Planar faults; None: 0 to 3, each as likely, where the crystal can have them
     defect_kinds=None,            # Of twin, intrinsic, extrinsic (fcc, diamond) or I1, I2, E (hcp, wurtzite); None: all
@@ -670,9 +672,10 @@ def draw_particle(
     radius = draw(rng, radius)
     check_range(1., 1e3, radius=radius)
     shape = _draw_shape(rng, shape)
-    if isinstance(boundary, (list, tuple)): boundary = draw(rng, boundary)
-    if isinstance(core, (list, tuple)): core = draw(rng, core)
-    orientation = draw_orientation(rng, draw(rng, orientation), material)
+    boundary = _chosen(rng, boundary)
+    core = _chosen(rng, core)
+    orientation = draw(rng, _chosen(rng, orientation))
+    orientation = draw_orientation(rng, orientation, material)
     place = dict(orientation=orientation, origin=rng.random(3).tolist(), variant=int(rng.integers(4)))
     asked_faults = (n_defects, defect_kinds, min_layers, min_share)
     particle = _draw_inside(rng, material, shape, radius, place, boundary, core, asked_faults)
@@ -680,9 +683,13 @@ def draw_particle(
     if mixed: particle = replace(particle, seed=int(rng.integers(2**53)))
     return particle.to_record()
 
+def _chosen(rng, asked):
+    "One of several options; a single one is taken as it is, to be sampled entry by entry"
+    return draw(rng, asked) if isinstance(asked, (list, tuple)) else asked
+
 def _draw_shape(rng, shape):
     "The kind of shape and its parameters, but for the radius"
-    if isinstance(shape, (list, tuple)): shape = draw(rng, shape)
+    shape = _chosen(rng, shape)
     if isinstance(shape, str): shape = {'kind': shape}
     shape = draw(rng, shape)
     if not isinstance(shape, dict) or 'kind' not in shape:
