@@ -106,10 +106,11 @@ def mean_scores(
     return [dict(metric=name, value=float(value)) for name, value in means.items()]
 
 # %% ../../nbs/learning/06_benchmarks.ipynb #4c3da262
-def _one_matrix(table, train, test, value, rows, columns):
-    means = table.groupby([train, test])[value].mean().unstack()
+def _one_matrix(cells, rows, columns):
+    means = cells.mean().unstack()
     means = means.reindex(index=rows, columns=columns)
-    return xr.DataArray(means.to_numpy(), dims=('train', 'test'), coords={'train': rows, 'test': columns}, name=value)
+    names = {'train': rows, 'test': columns}
+    return xr.DataArray(means.to_numpy(), dims=list(names), coords=names, name=cells.obj.name)
 
 def matrix(
     table:pd.DataFrame,    # One row per number
@@ -120,12 +121,15 @@ def matrix(
     replicate:str=None,    # Column that names the replicate, each of which gets a matrix of its own
 )->xr.DataArray: # dims (train, test), or (replicate, train, test)
     "Score of every training set on every test set"
-    for name in filter(None, (train, test, value, replicate)): check_in(table.columns, column=name)
-    rows = list(dict.fromkeys(table[train])) if order is None else list(order)
-    tested = list(dict.fromkeys(table[test]))
-    columns = [t for t in rows if t in tested] + [t for t in tested if t not in rows]
-    if replicate is None: return _one_matrix(table, train, test, value, rows, columns)
-    each = {r: _one_matrix(part, train, test, value, rows, columns) for r, part in table.groupby(replicate)}
+    for name in (train, test, value): check_in(table.columns, column=name)
+    rows = list(table[train].unique() if order is None else order)
+    tested = table[test].unique()
+    own = [name for name in rows if name in tested]
+    others = [name for name in tested if name not in rows]
+    def one(part): return _one_matrix(part.groupby([train, test])[value], rows, own + others)
+    if replicate is None: return one(table)
+    check_in(table.columns, column=replicate)
+    each = {name: one(part) for name, part in table.groupby(replicate)}
     return xr.concat(list(each.values()), pd.Index(each, name='replicate'))
 
 # %% ../../nbs/learning/06_benchmarks.ipynb #6bd7ac9e
@@ -144,10 +148,12 @@ def deviation(
 def _write_cells(ax, values, spread, colour, limit):
     for (i, j), value in np.ndenumerate(values.values):
         if not np.isfinite(value): continue
+        text = f'{value:.2f}'
         width = np.nan if spread is None else spread.values[i, j]
-        text = f'{value:.2f}' + (f'\n±{width:.2f}' if np.isfinite(width) else '')
+        if np.isfinite(width): text += f'\n±{width:.2f}'
         dark = abs(colour.values[i, j]) > .6*limit
-        ax.text(j, i, text, ha='center', va='center', fontsize=8, color='white' if dark else 'black')
+        shade = 'white' if dark else 'black'
+        ax.text(j, i, text, ha='center', va='center', fontsize=8, color=shade)
 
 def draw_matrix(
     values:xr.DataArray,       # (train, test)

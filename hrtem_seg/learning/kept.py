@@ -7,12 +7,13 @@ __all__ = ['KIND', 'FORMAT', 'save_network', 'read_network_record', 'load_networ
            'draw_lineage']
 
 # %% ../../nbs/learning/02_kept.ipynb #e7e9a90b
-import hashlib, os, warnings
+import hashlib, warnings
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from ..core.files import replace_file
 from ..core.records import read_json, versions, write_json
 from .networks import ARCHITECTURES, UNet, build, n_parameters
 
@@ -21,7 +22,9 @@ KIND = 'hrtem_seg network'
 FORMAT = 2   # of the record; 1 did not say how images are standardised, which was by mean and variance of all pixels
 
 def _file_hash(path):
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path, 'rb') as file:
+        digest = hashlib.file_digest(file, 'sha256')
+    return digest.hexdigest()
 
 # %% ../../nbs/learning/02_kept.ipynb #db3467d2
 def save_network(
@@ -32,15 +35,15 @@ def save_network(
 )->Path:
     "Keep a network so that it can be loaded, listed and traced"
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = folder/'weights.safetensors'
-    unfinished = folder/f'.weights.{os.getpid()}.tmp'
-    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, unfinished)
-    os.replace(unfinished, weights)
-    if history is not None: history.to_csv(folder/'history.csv', index=False)
-    about = dict(kind=KIND, format=FORMAT, architecture=getattr(network, 'spec', {'name': type(network).__name__}),
-                 standardisation=getattr(network, 'standardisation', 'robust'), n_parameters=n_parameters(network),
-                 weights=_file_hash(weights), versions=versions())
+    values = {name: v.detach().cpu().contiguous() for name, v in network.state_dict().items()}
+    with replace_file(weights) as unfinished: save_file(values, unfinished)
+    if history is not None:
+        with replace_file(folder/'history.csv') as unfinished: history.to_csv(unfinished, index=False)
+    layout = getattr(network, 'spec', {'name': type(network).__name__})
+    way = getattr(network, 'standardisation', 'robust')
+    about = dict(kind=KIND, format=FORMAT, architecture=layout, standardisation=way,
+                 n_parameters=n_parameters(network), weights=_file_hash(weights), versions=versions())
     write_json(folder/'record.json', {**(record or {}), **about})
     return folder
 
@@ -56,7 +59,8 @@ def read_network_record(
         raise ValueError(f'{folder} is not a kept network: its record is not of kind {KIND!r}')
     form = record.get('format', 1)
     if form not in range(1, FORMAT + 1):
-        raise ValueError(f'{path}: format={form!r}, but this version reads formats 1 to {FORMAT}; install a newer hrtem_seg')
+        raise ValueError(f'{path}: format={form!r}, but this version reads formats 1 to {FORMAT}; '
+                         'install a newer hrtem_seg')
     for key in ('weights', 'architecture'):
         if key not in record: raise ValueError(f'{path} is damaged: it does not say its {key}')
     return record
@@ -66,9 +70,12 @@ def _of_record(record, folder):
     "A new network of the architecture that a record names"
     about = record['architecture']
     name = about.get('name') if isinstance(about, dict) else None
-    if name not in ARCHITECTURES: raise ValueError(f'{folder} holds a {name!r}: pass network= with one of that architecture')
+    if name not in ARCHITECTURES:
+        raise ValueError(f'{folder} holds a {name!r}: pass network= with one of that architecture')
     try: return build(about)
-    except ValueError as e: raise ValueError(f'{folder} was kept by another version, whose {name} this one cannot build: {e}') from None
+    except ValueError as e:
+        refusal = f'{folder} was kept by another version, whose {name} this one cannot build: {e}'
+        raise ValueError(refusal) from None
 
 def _read_weights(path, expected):
     if not path.is_file(): raise ValueError(f'{path.parent} is not a whole network: weights.safetensors is missing')
@@ -77,8 +84,9 @@ def _read_weights(path, expected):
     try: weights = load_file(path)
     except SafetensorError as e: raise ValueError(f'{path} is no file of weights: {e}') from None
     broken = [k for k, v in weights.items() if not torch.isfinite(v.float()).all()]
-    if broken: raise ValueError(f'{path}: {broken[0]} and {len(broken) - 1} others hold values that are not finite; train the network again')
-    return weights
+    if not broken: return weights
+    raise ValueError(f'{path}: {broken[0]} and {len(broken) - 1} others hold values that are not finite; '
+                     'train the network again')
 
 def load_network(
     folder,                  # A folder made by `save_network`
@@ -99,12 +107,14 @@ def load_published(
 )->nn.Module:
     "A published network of arXiv 2306.11853"
     network = UNet()
-    expected = {k: tuple(v.shape) for k, v in network.state_dict().items() if not k.endswith('num_batches_tracked')}
+    expected = {k: tuple(v.shape) for k, v in network.state_dict().items() if not k.endswith('tracked')}
     try:
         with np.load(path, allow_pickle=False) as arrays: weights = {k: np.asarray(arrays[k]) for k in arrays.files}
     except (OSError, ValueError, EOFError) as e: raise ValueError(f'{path} is not a readable .npz file: {e}') from None
     wrong = [k for k, shape in expected.items() if k not in weights or weights[k].shape != shape]
-    if wrong: raise ValueError(f'{path} does not hold the published U-Net: {wrong[0]} and {len(wrong) - 1} others are missing or have another shape')
+    if wrong:
+        raise ValueError(f'{path} does not hold the published U-Net: {wrong[0]} and {len(wrong) - 1} others '
+                         'are missing or have another shape')
     tensors = {k: torch.from_numpy(weights[k].astype(np.float32)) for k in expected}
     network.load_state_dict(tensors, strict=False)   # the number of batches that were seen is not published
     network.standardisation = 'mean'
@@ -157,11 +167,12 @@ def _network_words(record):
 def _data_words(data):
     settings = data.get('settings') or {}
     lines = [f'{data["n"]} images of {len(data.get("structures", []))} structures']
-    doses = data.get('doses')
-    if doses: lines[0] += f' at {", ".join(f"{d:g}" for d in doses)} e/Å²'
-    if 'seed' in settings: lines.append(f'seed {settings["seed"]}, {settings.get("n_structures", "?")} structures made')
+    doses = ', '.join(f'{dose:g}' for dose in data.get('doses', ()))
+    if doses: lines[0] += f' at {doses} e/Å²'
+    seed = settings.get('seed')
+    if seed is not None: lines.append(f'seed {seed}, {settings.get("n_structures", "?")} structures made')
     scene = settings.get('scene') or {}
-    named = [f'{k} {scene[k]}' for k in ('material', 'radius', 'thickness') if k in scene]
+    named = [f'{key} {scene[key]}' for key in ('material', 'radius', 'thickness') if key in scene]
     if named: lines.append(', '.join(named))
     return '\n'.join(lines)
 
@@ -172,7 +183,8 @@ def draw_lineage(
     "Draw a network's descent: structures and images on the left, networks on the right, the oldest on top"
     ax = ax or plt.gca()
     def box(x, y, text, colour):
-        ax.text(x, y, text, ha='center', va='center', fontsize=8, bbox=dict(boxstyle='round,pad=.5', fc=colour, ec='gray'))
+        frame = dict(boxstyle='round,pad=.5', fc=colour, ec='gray')
+        ax.text(x, y, text, ha='center', va='center', fontsize=8, bbox=frame)
     def arrow(start, end): ax.annotate('', end, start, arrowprops=dict(arrowstyle='->', color='gray'))
     records = lineage(folder)
     for i, record in enumerate(records):

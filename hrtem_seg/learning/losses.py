@@ -16,6 +16,12 @@ from ..core.checks import check_in, check_range
 # %% ../../nbs/learning/04_losses.ipynb #85bbfcf1
 def _on(logits, weights): return None if weights is None else logits.new_tensor(weights)
 
+def _mean_cross_entropy(logits, target, weights):
+    weights = _on(logits, weights)
+    if weights is not None and not weights[target].any():
+        return 0*logits.sum()   # all pixels are of the class that counts nothing
+    return F.cross_entropy(logits, target, weights)
+
 class CrossEntropy(nn.Module):
     "Cross-entropy with optional weights of background and particle"
     def __init__(self,
@@ -24,7 +30,7 @@ class CrossEntropy(nn.Module):
         super().__init__()
         self.weights = weights
 
-    def forward(self, logits, target): return F.cross_entropy(logits, target, _on(logits, self.weights))
+    def forward(self, logits, target): return _mean_cross_entropy(logits, target, self.weights)
 
 # %% ../../nbs/learning/04_losses.ipynb #cbb3e7f4
 class FocalLoss(nn.Module):
@@ -43,7 +49,8 @@ class FocalLoss(nn.Module):
         loss = (1 - right)**self.gamma*ce
         weights = _on(logits, self.weights)
         if weights is None: return loss.mean()
-        return (loss*weights[target]).sum()/weights[target].sum()
+        each = weights[target]
+        return (loss*each).sum()/each.sum().clamp(min=1e-12)
 
 # %% ../../nbs/learning/04_losses.ipynb #2c25b1cf
 class DiceLoss(nn.Module):
@@ -98,8 +105,10 @@ class BoundaryLoss(nn.Module):
 
     def forward(self, logits, target):
         distance = signed_distance(target)/target.shape[-1]
-        outside = (logits.softmax(1)[:, 1]*distance).mean()
-        return F.cross_entropy(logits, target, _on(logits, self.weights)) + self.share*outside
+        p = logits.softmax(1)[:, 1]
+        outside = (p*distance).mean()
+        pixels = _mean_cross_entropy(logits, target, self.weights)
+        return pixels + self.share*outside
 
 # %% ../../nbs/learning/04_losses.ipynb #bd0c951a
 class IsingLoss(nn.Module):
@@ -116,7 +125,8 @@ class IsingLoss(nn.Module):
         p = logits.softmax(1)[:, 1]
         beside = _disagree(p[:, :, 1:], p[:, :, :-1]).mean()
         below = _disagree(p[:, 1:], p[:, :-1]).mean()
-        return F.cross_entropy(logits, target, _on(logits, self.weights)) + self.share*(beside + below)/2
+        pixels = _mean_cross_entropy(logits, target, self.weights)
+        return pixels + self.share*(beside + below)/2
 
 def _disagree(p, q): return p*(1 - q) + (1 - p)*q
 

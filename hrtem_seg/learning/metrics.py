@@ -14,7 +14,8 @@ from scipy import ndimage
 
 # %% ../../nbs/learning/03_metrics.ipynb #f9400d6e
 def _array(values):
-    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    if isinstance(values, torch.Tensor): values = values.detach().cpu()
+    return np.asarray(values)
 
 def _pair(pred, target):
     "Two arrays of one shape (n, y, x): float64 probabilities and booleans"
@@ -33,7 +34,9 @@ def _sum(values): return values.sum((1, 2), dtype=np.float64)
 
 def _ratio(above, below):
     "above/below, and 1 where both are nothing"
-    return np.where(below > 0, above/np.where(below > 0, below, 1), 1.)
+    something = below > 0
+    safe = np.where(something, below, 1)
+    return np.where(something, above/safe, 1.)
 
 # %% ../../nbs/learning/03_metrics.ipynb #18a0b7ee
 def dice(
@@ -55,10 +58,14 @@ def soft_dice(
 )->np.ndarray: # (n,)
     "Foreground Dice of the probabilities, without a threshold"
     p, t = _pair(pred, target)
-    return _ratio(2*_sum(p*t) + smooth, _sum(p) + _sum(t) + smooth)
+    both = _sum(p*t)
+    return _ratio(2*both + smooth, _sum(p) + _sum(t) + smooth)
 
 # %% ../../nbs/learning/03_metrics.ipynb #78977086
-def _pooled_f1(p, t, smooth): return (2*(p*t).sum() + smooth)/(p.sum() + t.sum() + smooth)
+def _pooled_f1(p, t, smooth):
+    both = (p*t).sum()
+    each = p.sum() + t.sum()
+    return (2*both + smooth)/(each + smooth)
 
 def two_class_f1(
     pred,              # (n, y, x) probability of particle, a batch that is pooled
@@ -98,7 +105,8 @@ def offset_loss(
     "Cross-entropy of softmax(probabilities) less its least value, as in Elemental Microscopy 2025"
     p, t = _pair(pred, target)
     right = np.where(t, 2*p - 1, 1 - 2*p)   # difference of the two 'logits', which are probabilities
-    loss = np.log1p(np.exp(-right)) - math.log1p(math.exp(-1))
+    least = math.log1p(math.exp(-1))
+    loss = np.log1p(np.exp(-right)) - least
     return loss.mean((1, 2))
 
 # %% ../../nbs/learning/03_metrics.ipynb #b1f1e0ec
@@ -167,6 +175,10 @@ def match_particles(
     return Matches(n_true, n_predicted, int((overlap >= least).sum()), int(split.sum()), int(merged.sum()))
 
 # %% ../../nbs/learning/03_metrics.ipynb #7e3e1fd9
+def _match_all(pred, target, least):
+    pred, target = _pair(pred, target)
+    return [match_particles(p, t, least) for p, t in zip(pred, target)]
+
 def _share(found, of, nothing_expected): return found/of if of else float(nothing_expected)
 
 def particle_precision(
@@ -175,8 +187,9 @@ def particle_precision(
     least:float=.5, # Least intersection over union of a match
 )->np.ndarray: # (n,)
     "Share of the predicted particles that are true ones"
-    matches = [match_particles(p, t, least) for p, t in zip(*_pair(pred, target))]
-    return np.array([_share(m.found, m.predicted, m.true == 0) for m in matches])
+    matches = _match_all(pred, target, least)
+    shares = [_share(m.found, m.predicted, m.true == 0) for m in matches]
+    return np.array(shares)
 
 def particle_recall(
     pred,           # (n, y, x) probability of particle
@@ -184,8 +197,9 @@ def particle_recall(
     least:float=.5, # Least intersection over union of a match
 )->np.ndarray: # (n,)
     "Share of the true particles that are predicted"
-    matches = [match_particles(p, t, least) for p, t in zip(*_pair(pred, target))]
-    return np.array([_share(m.found, m.true, m.predicted == 0) for m in matches])
+    matches = _match_all(pred, target, least)
+    shares = [_share(m.found, m.true, m.predicted == 0) for m in matches]
+    return np.array(shares)
 
 # %% ../../nbs/learning/03_metrics.ipynb #9a635f3b
 METRICS = {f.__name__: f for f in (dice, soft_dice, two_class_f1, iou, pixel_error, offset_loss, cross_entropy,

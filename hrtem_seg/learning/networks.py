@@ -201,7 +201,7 @@ def build(
 
 # %% ../../nbs/learning/00_networks.ipynb #fb5f88a8
 def _thinnest(spec):
-    "The same layout with one filter everywhere and no norm, every weight positive: nothing cancels and nothing is cut off"
+    "The same layout with one filter everywhere, no norm and positive weights: nothing cancels, nothing is cut off"
     full = build(spec).spec
     thin = {k: [1]*len(v) if isinstance(v, (list, tuple)) else v for k, v in full.items()}
     thin.update(n_in=1, n_out=1, norm='none')
@@ -229,9 +229,12 @@ def _reach(spec_text):
     return before, after
 
 def _reach_of(network):
-    spec = network if isinstance(network, dict) else getattr(network, 'spec', None)
-    if spec is None: raise ValueError(f'a {type(network).__name__} has no spec: expected one of {", ".join(ARCHITECTURES)}')
-    return _reach(json.dumps(build(spec).spec, sort_keys=True))
+    spec = network if isinstance(network, (dict, str)) else getattr(network, 'spec', None)
+    if spec is None:
+        names = ', '.join(ARCHITECTURES)
+        raise ValueError(f'a {type(network).__name__} has no spec: expected one of {names}')
+    whole = build(spec).spec   # with what the specification leaves to the defaults
+    return _reach(json.dumps(whole, sort_keys=True))
 
 # %% ../../nbs/learning/00_networks.ipynb #03f346e7
 def receptive_field(
@@ -245,7 +248,7 @@ def receptive_field(
 def halo(
     network,  # A network of this project, or its specification
 )->int: # Pixels, a multiple of what the network halves
-    "The border that a tile needs so that its inside is predicted as in the whole image; tiles start at multiples of `network.multiple`"
+    "The border within which a tile is predicted as in the whole image; it starts at a multiple of `network.multiple`"
     spec = network if isinstance(network, dict) else getattr(network, 'spec', {})
     kind = spec.get('norm', 'batch')
     if kind not in ('batch', 'none'):

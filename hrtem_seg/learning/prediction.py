@@ -150,7 +150,7 @@ def multiple_of(
 # %% ../../nbs/learning/01_prediction.ipynb #e6c93deb
 @contextmanager
 def _evaluating(network):
-    "The network in evaluation mode; afterwards each of its parts as it was, since a frozen part may differ from the rest"
+    "The network in evaluation mode; afterwards each of its parts is as it was (a frozen one differs from the rest)"
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try: yield network
@@ -164,16 +164,18 @@ def _check_images(images, n_batch, statistics):
     if statistics is None: return None
     try: return [np.broadcast_to(v, len(images)) for v in statistics]
     except (TypeError, ValueError):
-        raise ValueError(f'{statistics=}: expected (mean, standard deviation), each a number or one for each of {len(images)} images') from None
+        expected = f'(mean, standard deviation), each a number or one for each of {len(images)} images'
+        raise ValueError(f'{statistics=}: expected {expected}') from None
 
 def _refuse_not_finite(values, first):
-    bad = [first + i for i, v in enumerate(values) if not np.isfinite(v).all()]
+    finite = np.isfinite(values).all((1, 2))
+    bad = [first + int(i) for i in np.flatnonzero(~finite)]
     if bad: raise ValueError(f'images {bad[:5]} hold values that are not finite: expected numbers in every pixel')
 
 @torch.inference_mode()
 def predict(
     network:nn.Module,     # Two logits per pixel, class 1 = particle
-    images,                # (n, y, x) or (y, x), raw: they are standardised here; an array or a DataArray, read batch by batch
+    images,                # (n, y, x) or (y, x), raw: they are standardised here; a DataArray is read batch by batch
     batch_size:int=16,     # Images at a time
     precision:str='auto',  # 'auto', 'bfloat16' or 'float32'
     device=None,           # Where to compute; by default where the network is

@@ -31,7 +31,8 @@ def check_stack(
             raise ValueError(f'{name} has the variables {there}: expected image and mask')
         dims = stack[variable].dims
         if dims != ('sample', 'y', 'x'): raise ValueError(f'{name}.{variable} has dims {dims}: expected (sample, y, x)')
-    if not all(stack.sizes.values()): raise ValueError(f'{name} has no samples: expected at least one, of at least one pixel')
+    if not all(stack.sizes.values()):
+        raise ValueError(f'{name} has no samples: expected at least one, of at least one pixel')
     for variable in ('image', 'mask'):
         if stack[variable].dtype.kind not in 'buif':
             raise ValueError(f'{name}.{variable} is of type {stack[variable].dtype}: expected real numbers')
@@ -39,8 +40,10 @@ def check_stack(
 # %% ../../nbs/learning/05_samples.ipynb #fb7d00b7
 def _named(places):
     "The first few places in words"
+    if len(places) == 1: return f'sample {places[0]}'
+    first = ', '.join(map(str, places[:5]))
     more = f' and {len(places) - 5} more' if len(places) > 5 else ''
-    return f'sample{"s"*(len(places) > 1)} {", ".join(map(str, places[:5]))}{more}'
+    return f'samples {first}{more}'
 
 class Look:
     "What reading a stack through has shown"
@@ -62,9 +65,11 @@ class Look:
         "Look at one sample"
         if not np.isfinite(image).all(): self.not_finite.append(place)
         elif image.min() == image.max(): self.constant.append(place)
-        if not ((mask == 0) | (mask == 1)).all(): self.not_binary.append(place)
-        self.with_particle += bool((mask > 0).any())
-        self.prints[hashlib.sha1(np.ascontiguousarray(image)).hexdigest()] = place
+        binary = (mask == 0) | (mask == 1)
+        if not binary.all(): self.not_binary.append(place)
+        if (mask > 0).any(): self.with_particle += 1
+        digest = hashlib.sha1(np.ascontiguousarray(image))
+        self.prints[digest.hexdigest()] = place
 
     def refuse(self):
         "Raise for the first fault, by the samples' places"
@@ -94,15 +99,19 @@ def pixel_of(
     stack:xr.Dataset, # image and mask (sample, y, x)
 )->float: # Å, or None where the stack has no coordinates
     "The pixel size of a stack"
-    if 'y' not in stack.coords or stack.sizes['y'] < 2: return None
-    return float(stack.y[1] - stack.y[0])
+    if 'y' not in stack.coords or len(stack.y) < 2: return None
+    first, second = stack.y.values[:2]
+    return float(second - first)
 
 def _structures(stack):
     "What identifies structures across stacks: names, since a plain number may be anybody's"
     if 'structure' not in stack.coords or stack.structure.dtype.kind not in 'UO': return set()
     return set(map(str, stack.structure.values))
 
-def _differs(a, b): return a is not None and b is not None and abs(a/b - 1) > .01
+def _differs(pixel, other):
+    "By more than a hundredth, where both are known"
+    if pixel is None or other is None: return False
+    return abs(pixel/other - 1) > .01
 
 def _warn_of_leaks(train, other, seen, look):
     twins = len(seen.prints.keys() & look.prints.keys())
@@ -121,7 +130,8 @@ def check_run_data(
     redrawn = not isinstance(train, xr.Dataset)   # its images do not exist yet
     stack = train.stack if redrawn else train
     seen = Look('train') if redrawn else check_samples(stack, 'train')
-    if not redrawn and not seen.with_particle: warnings.warn('train: no mask has a particle, so nothing but background can be learnt')
+    if not redrawn and not seen.with_particle:
+        warnings.warn('train: no mask has a particle, so nothing but background can be learnt')
     pixel = pixel_of(stack)
     for name, other in {'valid': valid, **benchmarks}.items():
         look = check_samples(other, name)
@@ -147,7 +157,8 @@ def check_augment(
 )->dict:
     "The augmentation with every name and value checked"
     if augment is None: return {}
-    if not isinstance(augment, dict): raise ValueError(f"{augment=}: expected a dictionary such as {{'dihedral': True}}")
+    if not isinstance(augment, dict):
+        raise ValueError(f"{augment=}: expected a dictionary such as {{'dihedral': True}}")
     for name in augment: check_in(AUGMENTATIONS, augment=name)
     check_in((True, False), dihedral=augment.get('dihedral', False))
     check_range(0, 1, rotate=augment.get('rotate', 0))
@@ -195,9 +206,10 @@ def _rotate(x, y, rng, share):
     return x, y
 
 def _noise(x, rng, rho):
-    rho = np.full(len(x), rho) if np.isscalar(rho) else rng.uniform(*rho, len(x))
-    rho = rho.astype(np.float32)[:, None, None]
-    return (x + rho*rng.standard_normal(x.shape, dtype=np.float32))/np.sqrt(1 + rho**2)
+    strength = np.full(len(x), rho) if np.isscalar(rho) else rng.uniform(*rho, len(x))
+    strength = strength.astype(np.float32)[:, None, None]
+    noise = rng.standard_normal(x.shape, dtype=np.float32)
+    return (x + strength*noise)/np.sqrt(1 + strength**2)
 
 # %% ../../nbs/learning/05_samples.ipynb #304c3c52
 class Samples(torch.utils.data.Dataset):
@@ -237,10 +249,14 @@ class Samples(torch.utils.data.Dataset):
         "Some samples, augmented"
         x, y = self.read(idx, rng)
         if self.augment.get('dihedral'): x, y = _dihedral(x, y, rng)
-        if share := self.augment.get('rotate'): x, y = _rotate(x, y, rng, share)
+        share = self.augment.get('rotate')
+        if share: x, y = _rotate(x, y, rng, share)
         x = standardise(x, self.standardisation)
-        if rho := self.augment.get('noise'): x = _noise(x, rng, rho)
-        return torch.from_numpy(x)[:, None], torch.from_numpy(y.astype(np.int64))
+        rho = self.augment.get('noise')
+        if rho: x = _noise(x, rng, rho)
+        images = torch.from_numpy(x)[:, None]
+        classes = torch.from_numpy(y.astype(np.int64))
+        return images, classes
 
 # %% ../../nbs/learning/05_samples.ipynb #380100b7
 class Batches(DataLoader):
@@ -263,4 +279,5 @@ class Batches(DataLoader):
 
     def create_batches(self, samps):
         for k, idx in enumerate(self.chunkify(iter(samps))):
-            yield self.dataset.batch(idx, rng_for(self.seed, 'batch', self.epoch, k))
+            rng = rng_for(self.seed, 'batch', self.epoch, k)
+            yield self.dataset.batch(idx, rng)

@@ -8,7 +8,7 @@ __all__ = ['FREEZE', 'SCHEDULES', 'DIHEDRAL', 'AsPredicted', 'frozen_modules', '
            'as_network', 'fit']
 
 # %% ../../nbs/learning/07_training.ipynb #74834ee6
-import copy, ctypes, hashlib, json, math, os, warnings
+import copy, ctypes, hashlib, json, math, warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ from fastai.basics import Callback, DataLoaders, Learner, Metric, OptimWrapper
 from fastai.callback.all import ParamScheduler, ProgressCallback, SchedCos, SchedNo, combine_scheds
 from torch import nn
 from ..core.checks import check_in, check_range
+from ..core.files import replace_file
 from ..core.records import content_hash, plain, rng_for
-from .benchmarks import Benchmarks, check_metrics, collapsed, mean_scores
+from .benchmarks import SHARES, Benchmarks, check_metrics, collapsed, mean_scores
 from .kept import load_network, read_network_record, save_network
 from .losses import make_loss
 from .metrics import METRICS
@@ -41,8 +42,10 @@ class AsPredicted(Callback):
         kind = self.kind = choose_precision(self.kind, device)
         model.to(memory_format=torch.channels_last)
         plain_forward = partial(type(model).forward, model)
+        multiple = multiple_of(model)
         def forward(x):
-            with autocast(device, kind): return padded_forward(plain_forward, x, multiple_of(model))
+            with autocast(device, kind):
+                return padded_forward(plain_forward, x, multiple)
         model.forward = forward
 
     def after_pred(self): self.learn.pred = self.pred.float()
@@ -113,7 +116,8 @@ def make_schedule(
         factor = schedule[1]
         check_range(1e-3, 1, factor=factor)
         return lambda pos: lr*factor**int(pos*epochs + 1e-6)
-    if schedule not in SCHEDULES: raise ValueError(f"{schedule=}: expected one of {SCHEDULES} or ('decay', factor per epoch)")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"{schedule=}: expected one of {SCHEDULES} or ('decay', factor per epoch)")
     if schedule == 'constant': return SchedNo(lr, lr)
     if schedule == 'cosine': return SchedCos(lr, lr/1e3)
     return combine_scheds([.25, .75], [SchedCos(lr/25, lr), SchedCos(lr, lr/1e4)])
@@ -123,14 +127,14 @@ def describe_stack(
     stack:xr.Dataset, # image and mask (sample, y, x)
 )->dict:
     "What a run keeps about a stack that it saw: its record, its samples, its structures"
-    of_samples = {k: v.values.tolist() for k, v in sorted(stack.coords.items()) if v.dims == ('sample',)}
+    known = {k: v.values.tolist() for k, v in sorted(stack.coords.items()) if v.dims == ('sample',)}
     record = stack.attrs.get('record')
     if isinstance(record, str): record = json.loads(record)
     settings = (record or {}).get('settings', record)
-    about = dict(n=stack.sizes['sample'], shape=[stack.sizes['y'], stack.sizes['x']], pixel=pixel_of(stack),
-                 samples=content_hash(str(of_samples)), settings=settings)
-    for name, key in (('structures', 'structure'), ('doses', 'dose')):
-        if key in of_samples: about[name] = sorted(set(of_samples[key]))
+    n, ny, nx = stack.image.shape
+    about = dict(n=n, shape=[ny, nx], pixel=pixel_of(stack), samples=content_hash(str(known)), settings=settings)
+    for name, coordinate in (('structures', 'structure'), ('doses', 'dose')):
+        if coordinate in known: about[name] = sorted(set(known[coordinate]))
     return about
 
 def _state_hash(network):
@@ -144,7 +148,8 @@ def _state_hash(network):
 def _check_whole(lo, **values):
     for name, value in values.items():
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or value < lo: raise ValueError(f'{name}={value!r}: expected a whole number of {lo} or above')
+        if whole and value >= lo: continue
+        raise ValueError(f'{name}={value!r}: expected a whole number of {lo} or above')
 
 @dataclass
 class Settings:
@@ -174,18 +179,20 @@ class Settings:
         if self.keep == 'dice' and 'dice' not in self.metrics:
             raise ValueError(f"keep='dice': expected 'dice' among metrics={list(self.metrics)}")
         if isinstance(self.loss, str): make_loss(self.loss, self.class_weights)
-        elif not callable(self.loss): raise ValueError(f'loss={self.loss!r}: expected a name or a module on (logits, target)')
+        elif not callable(self.loss):
+            raise ValueError(f'loss={self.loss!r}: expected a name or a module on (logits, target)')
         frozen_modules(network, self.freeze)
         make_schedule(self.schedule, self.lr, self.epochs)
         choose_precision(self.precision, self.device)
 
     def to_record(self, imaging):
         "As plain values; `imaging` is what a `Redraw` draws from"
-        named = dict(loss=self.loss if isinstance(self.loss, str) else repr(self.loss),
-                     augment={**self.augment, **({'imaging': imaging} if imaging else {})},
-                     precision=choose_precision(self.precision, self.device), device=self.device.type)
-        own = {k: v for k, v in vars(self).items() if k not in named}
-        return plain({**own, **named})
+        record = dict(vars(self))
+        record['device'] = self.device.type
+        record['precision'] = choose_precision(self.precision, self.device)
+        if not isinstance(self.loss, str): record['loss'] = repr(self.loss)
+        if imaging: record['augment'] = {**self.augment, 'imaging': imaging}
+        return plain(record)
 
 def _run_record(network, settings, samples, valid, benchmarks, phase, parent):
     "All that the result depends on, with its hash, by which a run is known"
@@ -209,7 +216,8 @@ class StackMetric(Metric):
 
     def accumulate(self, learn):
         probability = learn.pred.detach().softmax(1)[:, 1]
-        values = METRICS[self.metric](probability, learn.y)
+        metric = METRICS[self.metric]
+        values = metric(probability, learn.y)
         self.total += values.sum()
         self.n += len(values)
 
@@ -227,8 +235,8 @@ class StopAtNaN(Callback):
         loss = float(self.learn.loss.detach())
         if math.isfinite(loss): return
         phase = 'training' if self.training else 'validation'
-        advice = 'a lower lr, or float32, may help' if self.training else 'the weights have become too large: a lower lr may help'
-        raise FloatingPointError(f'the {phase} loss of batch {self.iter + 1} in epoch {self.epoch + 1} is {loss}; {advice}')
+        raise FloatingPointError(f'the {phase} loss of batch {self.iter + 1} in epoch {self.epoch + 1} is {loss}; '
+                                 "a lower lr or precision='float32' may help")
 
 # %% ../../nbs/learning/07_training.ipynb #146c4bf4
 @dataclass
@@ -261,7 +269,9 @@ class Epochs(Callback):
         first = mean_scores(self.learn.model, self.valid_stack, self.settings.metrics, self.dls.valid.bs)
         self.rows = [dict(epoch=0, dataset='valid', **row) for row in first] + self._benchmarks(0)
 
-    def _benchmarks(self, epoch): return [row for row in self.learn.benchmarks.rows if row['epoch'] == epoch]
+    def _benchmarks(self, epoch):
+        rows = self.learn.benchmarks.rows
+        return [row for row in rows if row['epoch'] == epoch]
 
     def before_train(self):
         self.dls.train.epoch = self.epoch
@@ -279,9 +289,11 @@ class Epochs(Callback):
         self.n += n
 
     def _look_at_prediction(self):
-        predicted = self.learn.pred.argmax(1).float().mean((1, 2))
-        true = self.learn.y.float().mean((1, 2))
-        self.shares += zip(true.tolist(), predicted.tolist())
+        called_particle = self.learn.pred.argmax(1).float()
+        particle = self.learn.y.float()
+        true = particle.mean((1, 2)).tolist()
+        predicted = called_particle.mean((1, 2)).tolist()
+        self.shares += zip(true, predicted)
 
     def after_epoch(self):
         if self.epoch < self.start: return
@@ -298,23 +310,23 @@ class Epochs(Callback):
     def _keep(self, done, values):
         costs = dict(loss=values['valid_loss'], dice=-values.get('dice', 0), last=-done)
         cost = float(costs[self.settings.keep])
-        if not math.isfinite(cost) or self.best and cost >= self.best.cost: return
-        shares = pd.DataFrame(self.shares, columns=['true_share', 'predicted_share'])
+        if not math.isfinite(cost): return
+        if self.best and cost >= self.best.cost: return
+        shares = pd.DataFrame(self.shares, columns=SHARES)
         self.best = Best(done, cost, collapsed(shares))
-        self.weights = {k: v.detach().cpu().clone() for k, v in self.learn.model.state_dict().items()}
+        weights = self.learn.model.state_dict()
+        self.weights = {name: v.detach().cpu().clone() for name, v in weights.items()}
 
     def _save(self, done):
-        unfinished = self.checkpoint.with_suffix('.tmp')
         best = asdict(self.best) if self.best else None
         state = dict(run=self.learn.run_id, epoch=done, rows=self.rows, best=best, weights=self.weights,
                      model=self.learn.model.state_dict(), opt=self.opt.state_dict())
-        torch.save(state, unfinished)
-        os.replace(unfinished, self.checkpoint)
+        with replace_file(self.checkpoint) as unfinished: torch.save(state, unfinished)
 
 # %% ../../nbs/learning/07_training.ipynb #384cb78a
 def make_learner(
     network:nn.Module,      # Trained in place
-    train,                  # Stack with image and mask (sample, y, x), a `Redraw`, or `Samples` with an augmentation of their own
+    train,                  # Stack with image and mask (sample, y, x), a `Redraw`, or `Samples`
     valid:xr.Dataset,       # Stack for validation
     *,
     lr:float=1e-2,          # Highest learning rate
@@ -352,7 +364,8 @@ class Trained:
 
     def origin(self):
         "How a network that descends from this one names it"
-        return dict(run=self.record.get('run'), folder=None if self.folder is None else str(self.folder))
+        folder = None if self.folder is None else str(self.folder)
+        return dict(run=self.record.get('run'), folder=folder)
 
 def as_trained(
     network,  # A `Trained`, or the folder of a kept network
@@ -361,7 +374,9 @@ def as_trained(
     if isinstance(network, Trained): return network
     return Trained(*load_network(network), None, Path(network))
 
-def _is_kept(network): return isinstance(network, (str, Path)) and (Path(network)/'record.json').is_file()
+def _is_kept(network):
+    if not isinstance(network, (str, Path)): return False
+    return (Path(network)/'record.json').is_file()
 
 def as_network(
     network,     # See `fit`
@@ -372,10 +387,11 @@ def as_network(
         known = as_trained(network)
         return copy.deepcopy(known.network), known.origin()
     if isinstance(network, nn.Module): return copy.deepcopy(network), None
-    if isinstance(network, dict) or isinstance(network, str) and network in ARCHITECTURES: return build(network, seed), None
+    named = isinstance(network, str) and network in ARCHITECTURES
+    if named or isinstance(network, dict): return build(network, seed), None
     names = ', '.join(ARCHITECTURES)
-    raise ValueError(f"network={network!r}: expected a name ({names}), a specification such as {{'name': 'UNet'}}, a module, "
-                     'a `Trained`, or the folder of a kept network')
+    raise ValueError(f"network={network!r}: expected a name ({names}), a specification such as {{'name': 'UNet'}}, "
+                     'a module, a `Trained`, or the folder of a kept network')
 
 # %% ../../nbs/learning/07_training.ipynb #5b147fe1
 def _check_output(network):
@@ -391,11 +407,13 @@ def _check_output(network):
     finally:
         for module, training in modes: module.training = training
     if shape != (1, 2, side, side):
-        raise ValueError(f'the network turns an image of {side}² pixels into {shape}: expected two logits per pixel, (1, 2, {side}, {side})')
+        raise ValueError(f'the network turns an image of {side}² pixels into {shape}: '
+                         f'expected two logits per pixel, (1, 2, {side}, {side})')
 
 def _check_benchmarks(benchmarks):
     if benchmarks is None: return {}
-    if not isinstance(benchmarks, dict): raise ValueError(f'benchmarks is a {type(benchmarks).__name__}: expected {{name: stack}}')
+    if not isinstance(benchmarks, dict):
+        raise ValueError(f'benchmarks is a {type(benchmarks).__name__}: expected {{name: stack}}')
     for name in ('train', 'valid'):
         if name in benchmarks: raise ValueError(f'benchmarks={name!r}: the run itself has a data set of this name')
     return dict(benchmarks)
@@ -419,15 +437,19 @@ def _finished(out, run):
     if not (out/'record.json').exists(): return None
     other = read_network_record(out).get('run')
     if other != run:
-        raise ValueError(f'{out} holds the run {other!r}, which differs in its settings, data or first weights from {run!r}: choose another folder')
-    return pd.read_csv(out/'history.csv', dtype={'run': str}, converters={'value': float})   # pandas' own parser may round
+        raise ValueError(f'{out} holds the run {other!r}, which differs in its settings, data or first weights '
+                         f'from {run!r}: choose another folder')
+    exactly = {'value': float}   # pandas' own parser may round
+    return pd.read_csv(out/'history.csv', dtype={'run': str}, converters=exactly)
 
 def _checkpoint(path, run):
     "The state after the last whole epoch, if there is one"
     if path is None or not path.exists(): return None
     try: state = torch.load(path, weights_only=True)
-    except Exception as e: raise ValueError(f'{path} is no checkpoint or is cut short ({e}): remove it to start again') from None
-    if state['run'] != run: raise ValueError(f'{path} belongs to the run {state["run"]!r}, not to {run!r}: choose another folder')
+    except Exception as e:   # torch raises whatever the bytes happen to lead to
+        raise ValueError(f'{path} is no checkpoint or is cut short ({e}): remove it to start again') from None
+    other = state['run']
+    if other != run: raise ValueError(f'{path} belongs to the run {other!r}, not to {run!r}: choose another folder')
     return state
 
 # %% ../../nbs/learning/07_training.ipynb #299ace61
@@ -469,8 +491,8 @@ def _run(learn, settings, valid, benchmarks, run, out, progress):
 # %% ../../nbs/learning/07_training.ipynb #1e09c954
 def _warn_if_collapsed(best):
     if not best.collapsed: return
-    warnings.warn(f'the kept network (epoch {best.epoch}) calls every pixel of the validation images {best.collapsed}: it has '
-                  'learnt nothing; another seed, more epochs, a lower lr or class_weights may help')
+    warnings.warn(f'the kept network (epoch {best.epoch}) calls every pixel of the validation images {best.collapsed}, '
+                  'so it has learnt nothing; another seed, more epochs, a lower lr or class_weights may help')
 
 def _trained(network, record, track, out):
     "The network with the weights of the best epoch, its history and record; kept in the folder, if there is one"
@@ -491,9 +513,19 @@ def _trained(network, record, track, out):
 # %% ../../nbs/learning/07_training.ipynb #6c07fbc6
 DIHEDRAL = {'dihedral': True}
 
+def _samples_of(train, augment, standardisation):
+    "What is trained on, from a stack, a `Redraw` or `Samples`, standardised as the network is used to"
+    if isinstance(train, Samples): samples = copy.copy(train)
+    else:
+        redrawn = hasattr(train, 'read') and hasattr(train, 'stack')
+        check_stack(train.stack if redrawn else train, 'train')
+        samples = Samples(train, augment)
+    samples.standardisation = standardisation
+    return samples
+
 def fit(
-    network,                 # 'UNet', a specification, a module (it is not changed), a `Trained` or the folder of a kept network
-    train,                   # Stack with image and mask (sample, y, x), a `Redraw`, or `Samples` with an augmentation of their own
+    network,                 # 'UNet', a specification, a module (stays as it is), a `Trained`, or a kept one's folder
+    train,                   # Stack with image and mask (sample, y, x), a `Redraw`, or `Samples`
     valid:xr.Dataset,        # Stack for choosing the epoch that is kept
     *,
     epochs:int=20,
@@ -521,25 +553,24 @@ def fit(
     out = _folder(out)
     _check_whole(0, seed=seed)
     network, origin = as_network(network, seed)
-    network.standardisation = standardisation or getattr(network, 'standardisation', 'robust')
-    samples = copy.copy(train) if isinstance(train, Samples) else None
-    source = samples.source if samples else train
-    stack = source.stack if hasattr(source, 'read') and hasattr(source, 'stack') else source
-    check_stack(stack, 'train')
-    if samples is None: samples = Samples(source, augment)
-    samples.standardisation = network.standardisation
+    way = standardisation or getattr(network, 'standardisation', 'robust')
+    network.standardisation = way
+    samples = _samples_of(train, augment, way)
     benchmarks = _check_benchmarks(benchmarks)
     callbacks = _check_callbacks(callbacks)
-    settings = Settings(epochs, lr, schedule, batch_size, seed, loss, class_weights, samples.augment, freeze, check_metrics(metrics), keep,
-                        precision, as_device(device), network.standardisation)
+    metrics = check_metrics(metrics)
+    device = as_device(device)
+    settings = Settings(epochs, lr, schedule, batch_size, seed, loss, class_weights, samples.augment, freeze, metrics,
+                        keep, precision, device, way)
     settings.check(network)
     _check_output(network)
     for name, other in {'valid': valid, **benchmarks}.items(): check_stack(other, name)
     record = _run_record(network, settings, samples, valid, benchmarks, phase, parent or origin)
     done = None if out is None else _finished(out, record['run'])
     if done is not None: return Trained(*load_network(out, network), done, out)
-    check_run_data(source, valid, benchmarks)
-    learn = make_learner(network, samples, valid, callbacks=callbacks, lr=lr, batch_size=batch_size, seed=seed, loss=loss,
-                         class_weights=class_weights, freeze=freeze, precision=precision, device=settings.device, metrics=settings.metrics)
+    check_run_data(samples.source, valid, benchmarks)
+    learn = make_learner(network, samples, valid, callbacks=callbacks, lr=lr, batch_size=batch_size, seed=seed,
+                         loss=loss, class_weights=class_weights, freeze=freeze, precision=precision, device=device,
+                         metrics=metrics)
     track = _run(learn, settings, valid, benchmarks, record['run'], out, progress)
     return _trained(network, record, track, out)

@@ -56,7 +56,8 @@ def folds(
     "Deal groups of samples into folds of nearly equal size"
     names, index, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     whole = isinstance(k, (int, np.integer)) and not isinstance(k, bool)
-    if not whole or not 2 <= k <= len(names): raise ValueError(f'k={k!r}: expected 2 to {len(names)}, the number of groups')
+    if not whole or not 2 <= k <= len(names):
+        raise ValueError(f'k={k!r}: expected 2 to {len(names)}, the number of groups')
     order = rng_for(seed, 'folds').permutation(len(names))
     large_first = sorted(order, key=lambda group: -counts[group])   # stable: equal sizes stay shuffled
     fold = np.empty(len(names), int)
@@ -91,8 +92,9 @@ def cross_validate(
     for i in range(k):
         rest = stack.isel(sample=fold != i)
         chooses = _choosing(rest[by].values, valid, seed + 1)
+        learnt = rest.isel(sample=~chooses)
         where = None if out is None else Path(out)/f'fold-{i}'
-        run = fit(network, rest.isel(sample=~chooses), rest.isel(sample=chooses), metrics=metrics, seed=seed, out=where, **settings)
+        run = fit(network, learnt, rest.isel(sample=chooses), metrics=metrics, seed=seed, out=where, **settings)
         tests = {name: stack.isel(sample=fold == i), **(others or {})}
         for dataset, test in tests.items():
             rows += [dict(fold=i, dataset=dataset, **row) for row in mean_scores(run.network, test, metrics)]
@@ -101,5 +103,6 @@ def cross_validate(
 
 def _choosing(groups, share, seed):
     "Which samples choose the epoch: about a share of them, by whole groups"
-    n = max(2, round(1/share))
-    return folds(groups, min(n, len(np.unique(groups))), seed) == 0
+    n_groups = len(np.unique(groups))
+    n_folds = min(max(2, round(1/share)), n_groups)
+    return folds(groups, n_folds, seed) == 0
