@@ -19,7 +19,7 @@ from ..data.generation import generate
 def project_folder()->Path:
     "The clone of this project that holds the studies"
     starts = [Path.cwd(), *Path.cwd().parents]
-    if '__file__' in globals(): starts.append(Path(__file__).resolve().parents[2])
+    if '__file__' in globals(): starts += [Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]/'project']   # a clone, or the wheel
     for p in starts:
         if (p/'nbs/studies').is_dir() and (p/'settings.ini').is_file(): return p
     raise FileNotFoundError(f'no folder with settings.ini and nbs/studies at or above {Path.cwd()}: run studies from a clone of hrtem_seg')
