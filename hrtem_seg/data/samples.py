@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np, xarray as xr
 from ase import Atoms
 from ..core.records import content_hash, plain, rng_for, versions
-from ..structures.scenes import build_scene, draw_scene
+from ..structures.scenes import build_scene, draw_scene, name_defaults
 from ..structures.scenes import regenerate as rebuild
 from ..structures.shapes import draw
 from ..waves.multislice import exit_wave, resample, wave_pixel
@@ -92,7 +92,7 @@ def _kept_pixel(settings, wave):
 def _simulated(settings, number, device):
     "A structure drawn, built and sent electrons through"
     seed = settings.seed
-    scene = build_scene(draw_scene(rng_for(seed, 'structure', number), **settings.scene))
+    scene = build_scene(draw_scene(rng_for(seed, 'structure', number), **name_defaults(settings.scene, before=True)))
     phonon_seed = int(rng_for(seed, 'phonons', number).integers(2**31))
     how = draw_all(rng_for(seed, 'wave', number), settings.wave)
     wave = exit_wave(scene, seed=phonon_seed, device=device, **how)

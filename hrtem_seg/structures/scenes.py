@@ -21,7 +21,8 @@ from .crystals import as_record, rotate, rotation_matrix
 from .particles import build_particle, draw_particle
 from .shapes import bound, draw, signed_distance
 from .substrates import (AMORPHOUS, SUPPORTS, atoms_per_volume, check_atoms, check_parameters, density_of,
-                                             fitting_angle, holding_cell, random_addition, strain_of, substrate, support_cell)
+                                             fitting_angle, holding_cell, random_addition, strain_of, substrate,
+                                             support_cell)
 
 # %% ../../nbs/structures/04_scenes.ipynb #06c9f0c9
 ROLES = ('particle', 'substrate', 'adsorbate', 'planar fault')   # `role` of an atom is an index into this
@@ -92,7 +93,7 @@ def _by_pushing(rng, field, steps=300):
 
 @njit(cache=True)
 def _stir(at, which, steps, edges, apart, margin):
-    "Move discs (in place) one at a time, wherever nothing is in the way; a margin of zero means that they may cross the frame"
+    "Move discs (in place) one at a time, wherever nothing is in the way; those without a margin may cross the frame"
     for t in range(len(which)):
         i = which[t]
         x = at[i, 0] + steps[t, 0]
@@ -179,8 +180,9 @@ def _draw_particles(rng, n, cell, separation, particle, placement='pushed', over
             p['over'] = host
         return placed, redrawn
     fits = int(.6*cell[0]*cell[1]/(math.pi*(np.mean(radii) + separation/2)**2))
-    raise ValueError(f'{n} particles of radius {min(radii):.1f} to {max(radii):.1f} Å, {separation:g} Å apart, found no place in '
-                     f'{cell[0]:g} × {cell[1]:g} Å; about {fits} would fit: ask for fewer, smaller or closer particles, or a larger cell')
+    raise ValueError(f'{n} particles of radius {min(radii):.1f} to {max(radii):.1f} Å, {separation:g} Å apart, found no place '
+                     f'in {cell[0]:g} × {cell[1]:g} Å; about {fits} would fit: ask for fewer, smaller or closer particles, '
+                     'or a larger cell')
 
 # %% ../../nbs/structures/04_scenes.ipynb #e819d8bf
 MOST_STRAIN = .05   # a support strained more than this is another crystal
@@ -205,13 +207,15 @@ def _fitted(sub, cell, max_strain):
 
 def _draw_substrate(rng, kind, thickness, cell, max_strain):
     "Record of a substrate: its parameters, its thickness, its own seed"
-    sub = draw(rng, kind if isinstance(kind, dict) else dict(kind=kind))
-    if isinstance(sub['kind'], dict):   # one of several dictionaries was chosen
-        sub = draw(rng, sub['kind'])
+    sub = _sampled(rng, substrate=kind)
+    if not isinstance(sub, dict):
+        sub = dict(kind=sub)
+    elif not isinstance(kind, dict):   # one of several dictionaries was chosen
+        sub = _sampled(rng, substrate=sub)
     if 'seed' in sub or 'thickness' in sub:
         raise ValueError(f'substrate={kind!r}: its thickness is a setting of its own, and its seed is drawn')
     check_parameters(sub)
-    thickness = draw(rng, thickness)
+    thickness = _sampled(rng, thickness=thickness)
     check_range(0, 1e4, thickness=thickness)
     if sub['kind'] == 'vacuum':
         thickness = 0.
@@ -222,7 +226,8 @@ def _draw_substrate(rng, kind, thickness, cell, max_strain):
     sub = dict(sub, thickness=float(thickness), seed=int(rng.integers(2**53)))
     check_atoms((*cell, thickness))
     if sub['kind'] not in SUPPORTS:
-        substrate(dict(sub, thickness=min(thickness, 3.)), [min(edge, 30.) for edge in cell])   # a small piece, to refuse what cannot be made
+        small = [min(edge, 30.) for edge in cell]
+        substrate(dict(sub, thickness=min(thickness, 3.)), small)   # to refuse what cannot be made
     elif max_strain is not None and (thickness or sub['kind'] == 'graphene'):
         return _fitted(sub, cell, max_strain)
     return sub
@@ -249,16 +254,25 @@ def _draw_depth(rng, depth, kind):
     "How deep one particle lies"
     if depth is None:
         return .1 if kind in AMORPHOUS else 'rest'
-    depth = draw(rng, depth)
+    depth = _sampled(rng, depth=depth)
     if depth != 'rest':
         try:
             check_range(0, 1, depth=depth)
         except ValueError as e:
             raise ValueError(f"{e}, or 'rest'") from None
     return depth
+def _names(function):
+    "The settings that a function takes"
+    parameters = inspect.signature(function).parameters
+    return [name for name in parameters if name not in ('rng', 'particle')]
 
-# %% ../../nbs/structures/04_scenes.ipynb #f8c6b8e3
-def _names(function): return [name for name in inspect.signature(function).parameters if name not in ('rng', 'particle')]
+def _sampled(rng, **setting):
+    "One setting drawn from its distribution; an error says which setting it was"
+    (name, value), = setting.items()
+    try:
+        return draw(rng, value)
+    except ValueError as e:
+        raise ValueError(f'{name}={value!r}: {e}') from None
 
 def _check_whole(lo, hi, **values):
     check_range(lo, hi, **values)
@@ -269,7 +283,7 @@ def _check_whole(lo, hi, **values):
 def _check_drawing(rng, cell, separation, vacuum, gap, placement, overlap, max_strain, particle):
     "Refuse what no scene can be drawn with"
     if not isinstance(rng, np.random.Generator):
-        raise ValueError(f'rng={rng!r}: expected a generator of random numbers, for instance numpy.random.default_rng(1)')
+        raise ValueError(f'rng={rng!r}: expected a generator, for instance numpy.random.default_rng(1)')
     for name in particle:
         check_in([*_names(draw_particle), *_names(draw_scene)], setting=name)
     if not isinstance(cell, (list, tuple, np.ndarray)) or len(cell) != 2:
@@ -281,7 +295,7 @@ def _check_drawing(rng, cell, separation, vacuum, gap, placement, overlap, max_s
     if max_strain is not None:
         check_range(0, MOST_STRAIN, max_strain=max_strain)
     if placement == 'pushed' and overlap:
-        raise ValueError(f"overlap={overlap!r}: placement='pushed' knows no overlap; expected placement='anywhere' or 'inside'")
+        raise ValueError(f"overlap={overlap!r}: placement='pushed' knows no overlap; expected 'anywhere' or 'inside'")
 
 # %% ../../nbs/structures/04_scenes.ipynb #f5268d17
 def draw_scene(
@@ -291,28 +305,28 @@ def draw_scene(
     substrate='quenched_carbon', # Kind in `SUBSTRATES`, or {'kind': ..., parameters}
     thickness=20.,       # Of the substrate, Å
     cell=(100., 100.),   # (lx, ly) Å, periodic
-    depth=None,          # Fraction of a particle's height below the substrate's surface, or 'rest': on it, `gap` away; None: 0.1, but 'rest' on a crystal
-    face='entrance',     # Side of the substrate that the particles are on: 'entrance' (the beam meets them first) or 'exit'
-    placement='anywhere', # Also across the periodic boundary; 'inside': whole particles only; 'pushed': as before there was a choice
+    depth=None,          # Share of a particle's height in the substrate, or 'rest': on it; None: 0.1, but 'rest' on a crystal
+    face='entrance',     # Side that the particles are on: 'entrance' (the beam meets them first) or 'exit'
+    placement='anywhere', # Also across the frame; 'inside': whole particles only; 'pushed': as before there was a choice
     separation=10.,      # Least distance between particles, Å; less than `gap` means touching
     overlap=0.,          # Share of the particles that lie over another one, seen along the beam
     vacuum=10.,          # Empty space at either end of the cell, Å
-    gap=2.2,             # Least distance between a particle's atoms and other particles' or the substrate's, Å
-    adsorbate=None,      # Carbon on the particles' free surface: {'thickness': Å, 'density': g/cm³, 'min_distance': Å from the film}
-    max_strain=.01,      # Of a crystalline support, which is turned to fit the cell, and warned of where it cannot; None: any angle, any strain
+    gap=2.2,             # Least distance of a particle's atoms from other particles' and the substrate's, Å
+    adsorbate=None,      # Carbon on the particles: {'thickness': Å, 'density': g/cm³, 'min_distance': Å from the film}
+    max_strain=.01,      # Of a crystalline support turned to fit; more is warned of. None: any angle, any strain
     **particle,          # As in `draw_particle`: material, shape, radius, n_defects, orientation, …
-)->dict: # Plain record for `build_scene`: 'asked' and 'drawn'. All but cell, placement, separation, vacuum, gap and max_strain may be distributions
-    "Draw one scene"
+)->dict: # Plain record for `build_scene`: 'asked' and 'drawn'
+    "Draw one scene; all but cell, placement, separation, vacuum, gap and max_strain may be distributions"
     asked = dict(n_particles=n_particles, substrate=substrate, thickness=thickness, cell=cell, depth=depth, face=face,
-                 placement=placement, separation=separation, overlap=overlap, vacuum=vacuum, gap=gap, adsorbate=adsorbate,
-                 max_strain=max_strain, **particle)
+                 placement=placement, separation=separation, overlap=overlap, vacuum=vacuum, gap=gap,
+                 adsorbate=adsorbate, max_strain=max_strain, **particle)
     _check_drawing(rng, cell, separation, vacuum, gap, placement, overlap, max_strain, particle)
-    n = draw(rng, n_particles)
-    face = draw(rng, face)
+    n = _sampled(rng, n_particles=n_particles)
+    face = _sampled(rng, face=face)
     _check_whole(0, 1000, n_particles=n)
     check_in(['entrance', 'exit'], face=face)
     sub = _draw_substrate(rng, substrate, thickness, cell, max_strain)
-    overlap = draw(rng, overlap)
+    overlap = _sampled(rng, overlap=overlap)
     check_range(0, 1, overlap=overlap)
     apart = separation if placement == 'pushed' else max(separation, gap)
     particles, redrawn = _draw_particles(rng, n, cell, apart, particle, placement, overlap)
@@ -332,7 +346,7 @@ class Drawn:
     substrate:dict       # As `substrate` takes it
     adsorbate:dict|None  # thickness, density, seed, min_distance
     redrawn:int          # How often sizes were drawn again, as they found no place
-    particles:list       # As `build_particle` takes them, each with its centre, its depth, and the particle that it lies over
+    particles:list       # As `build_particle` takes them, with centre, depth, and the particle that each lies over
 
     @classmethod
     def from_record(cls, record):
@@ -341,7 +355,8 @@ class Drawn:
         missing = set(cls.__dataclass_fields__) - set(record['drawn'])
         unknown = set(record['drawn']) - set(cls.__dataclass_fields__)
         if missing or unknown:
-            raise ValueError(f'record={_short(record)}: what was drawn lacks {sorted(missing)} and has unknown {sorted(unknown)}')
+            raise ValueError(f'record={_short(record)}: what was drawn lacks {sorted(missing)}, '
+                             f'and has {sorted(unknown)}, which is unknown')
         return cls(**record['drawn'])
 
     @property
@@ -368,16 +383,18 @@ _BEFORE = dict(substrate='carbon', placement='pushed', max_strain=None)
 
 def name_defaults(
     settings:dict,       # For `draw_scene`
-    before:bool=False,   # Whether they are from the time before there were placements: then what they leave out meant something else
+    before:bool=False,   # Whether they are from the time before placements: what they leave out meant something else
 )->dict: # The same settings with those defaults written out that have changed or may
     "Say by name what settings leave to the defaults"
+    if not isinstance(settings, dict):
+        raise ValueError(f'scene={settings!r}: expected a dictionary of settings')
     signature = inspect.signature(draw_scene).parameters
     defaults = _BEFORE if before else {name: signature[name].default for name in _BEFORE}
     named = {**defaults, **settings}
     adsorbate = settings.get('adsorbate')
-    if adsorbate:
+    if isinstance(adsorbate, dict):
         named['adsorbate'] = {'min_distance': None if before else 1.4, **adsorbate}
-    elif before and adsorbate is not None:   # an empty dictionary used to mean none
+    if adsorbate == {} and before:   # which used to mean none
         named['adsorbate'] = None
     return named
 
@@ -428,7 +445,6 @@ def _clear(sub, part, gap, lx, ly):
                     p = after[p]
     return keep
 
-# %% ../../nbs/structures/04_scenes.ipynb #ef507bb2
 @njit(cache=True)
 def _near(sub, centre, R, lx, ly):
     "Vectors from a centre to the atoms within R of it, and which atoms they are; x and y are periodic"
@@ -557,7 +573,7 @@ class _Film:
 
 def build_scene(
     record:dict, # From `draw_scene`
-)->Atoms: # Cell (lx, ly, lz), periodic in x and y; arrays `particle_id`, `grain_id` (−1: none), `role`; `info['record']` with 'result'
+)->Atoms: # Periodic in x and y; arrays `particle_id`, `grain_id` (−1: none), `role`; `info['record']` with 'result'
     "The atoms that a record describes"
     drawn = Drawn.from_record(record)
     bodies = []
@@ -599,7 +615,8 @@ def _assemble(record, drawn, bodies, film, ads):
     surface = drawn.vacuum - ends.min()
     _folded(pos, drawn.cell)
     pos[:, 2] += surface
-    scene = Atoms(numbers=numbers, positions=pos, cell=(*drawn.cell, np.ptp(ends) + 2*drawn.vacuum), pbc=(True, True, False))
+    cell = (*drawn.cell, np.ptp(ends) + 2*drawn.vacuum)
+    scene = Atoms(numbers=numbers, positions=pos, cell=cell, pbc=(True, True, False))
     _label(scene, bodies, film, ads)
     result = dict(film.about, n_atoms=len(scene), n_particle_atoms=[len(atoms) for atoms in made],
                   n_substrate_atoms=len(film.numbers), n_adsorbed_atoms=len(ads), surface=float(surface),
@@ -627,7 +644,8 @@ def regenerate(
     was = record.get('result', {}).get('checksum')
     now = scene.info['record']['result']['checksum']
     if was not in (None, now):
-        raise ValueError(f'the scene was built, but its atoms have checksum {now[:16]}… where the record has {was[:16]}…: it was made by another version')
+        raise ValueError(f'the scene was built, but its atoms have checksum {now[:16]}… where the record has {was[:16]}…: '
+                         'it was made by another version')
     return scene
 
 # %% ../../nbs/structures/04_scenes.ipynb #c78315b7
@@ -674,12 +692,14 @@ def export_scene(
         try:
             write(path, scene)
         except Exception as e:
-            raise ValueError(f'path={str(path)!r}: ASE does not write this scene to such a file ({type(e).__name__}: {e})') from None
+            says = f'{type(e).__name__}: {e}'
+            raise ValueError(f'path={str(path)!r}: ASE does not write this scene to such a file ({says})') from None
     return path
 
 def _prismatic(scene, rms):
     "Prismatic's text"
-    lines = ['hrtem_seg: Z, x, y, z, occupancy, rms displacement; beam along z', '{:.6f} {:.6f} {:.6f}'.format(*scene.cell.lengths())]
+    edges = ' '.join(f'{length:.6f}' for length in scene.cell.lengths())
+    lines = ['hrtem_seg: Z, x, y, z, occupancy, rms displacement; beam along z', edges]
     for number, (x, y, z), u in zip(scene.numbers, scene.positions, rms):
         lines.append(f'{number} {x:.6f} {y:.6f} {z:.6f} 1 {u:g}')
     return '\n'.join([*lines, '-1', ''])

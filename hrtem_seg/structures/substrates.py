@@ -21,7 +21,7 @@ from ase.data import atomic_masses, atomic_numbers
 from numba import njit
 from scipy.spatial import cKDTree
 from ..core.checks import check_in, check_range
-from .crystals import crystal, shells, turn_matrix
+from .crystals import crystal, rotation_matrix
 
 # %% ../../nbs/structures/03_substrates.ipynb #23394213
 def atoms_per_volume(
@@ -68,15 +68,15 @@ def _is_free(x, y, z, i, j, k, pos, first, after, size, d):
 def _add(trial, pos, n, first, after, size, d):
     "Try the points of `trial` (fractions of `size`) in turn; returns the number of atoms in `pos`"
     gx, gy, gz = first.shape
-    for u, v, w in trial:
+    for t in range(len(trial)):
         if n == len(pos):
             break
-        x = u*size[0]
-        y = v*size[1]
-        z = w*size[2]
-        i = int(u*gx)
-        j = int(v*gy)
-        k = int(w*gz)
+        x = trial[t, 0]*size[0]
+        y = trial[t, 1]*size[1]
+        z = trial[t, 2]*size[2]
+        i = int(trial[t, 0]*gx)
+        j = int(trial[t, 1]*gy)
+        k = int(trial[t, 2]*gz)
         if _is_free(x, y, z, i, j, k, pos, first, after, size, d):
             pos[n, 0] = x
             pos[n, 1] = y
@@ -95,8 +95,9 @@ def _check_fill(size, per_volume, min_distance):
     fill = per_volume*math.pi/6*min_distance**3
     if fill > DENSEST:
         reachable = (DENSEST*6/math.pi/per_volume)**(1/3)
-        raise ValueError(f'density of {per_volume:.4g} atoms/Å³ with min_distance={min_distance:g} Å fills {fill:.2f} of the volume; '
-                         f'random addition reaches at most {DENSEST}, so min_distance may be at most {reachable:.2f} Å')
+        raise ValueError(f'density of {per_volume:.4g} atoms/Å³ with min_distance={min_distance:g} Å fills {fill:.2f} of the '
+                         f'volume; random addition reaches at most {DENSEST}, so min_distance may be at most '
+                         f'{reachable:.2f} Å')
     if min(size[:2]) < 3*min_distance:
         raise ValueError(f'a film of {size[0]:g} × {size[1]:g} Å is too small; expected at least {3*min_distance:g} Å')
     check_atoms(size, per_volume)
@@ -108,8 +109,9 @@ def check_atoms(
     "Refuse a film of more atoms than memory holds"
     wanted = per_volume*math.prod(size)
     if wanted > MOST_ATOMS:
-        raise ValueError(f'a film of {size[0]:g} × {size[1]:g} × {size[2]:g} Å holds about {wanted/1e6:.0f} million atoms; '
-                         f'expected at most {MOST_ATOMS/1e6:.0f} million')
+        edges = f'{size[0]:g} × {size[1]:g} × {size[2]:g} Å'
+        most = MOST_ATOMS/1e6
+        raise ValueError(f'a film of {edges} holds about {wanted/1e6:.0f} million atoms; expected at most {most:.0f} million')
 
 def random_addition(
     size:tuple,         # (lx, ly, lz) Å; periodic along x and y
@@ -258,7 +260,7 @@ NITRIDE_NETWORK = dict(depth=4., stiff=2., length=1.66,         # of a bond: eV,
 
 @njit(cache=True)
 def _network(pos, size, near, count, par, force):
-    "Energy (eV) of silicon nitride in the model potential; fills `force` (eV/Å). The first 3/7 of the atoms are silicon"
+    "Energy (eV) of silicon nitride, whose first 3/7 of the atoms are silicon; fills `force` (eV/Å)"
     depth, stiff, length, bend_si, bend_n, valence, push, first_nn, first_sisi, R, S = par
     n_si = len(pos)*3//7
     force[:] = 0.
@@ -370,11 +372,13 @@ SOLIDS = {
     'carbon': Solid(
         formula={'C': 1}, density=2.0, potential=_tersoff, parameters=TERSOFF_CARBON, reach=TERSOFF_CARBON['S'],
         min_distance=1.4, mass=atomic_masses[6],
-        schedule=((2000, .2, 8000, 8000), (3000, .5, 5000, 5000), (14000, .5, 5000, 300), (2000, .5, 300, 300), (800, .5, 0, 0))),
+        schedule=((2000, .2, 8000, 8000), (3000, .5, 5000, 5000), (14000, .5, 5000, 300),
+                  (2000, .5, 300, 300), (800, .5, 0, 0))),
     'silicon_nitride': Solid(
         formula={'Si': 3, 'N': 4}, density=3.1, potential=_network, parameters=NITRIDE_NETWORK, reach=3.1,
         min_distance=1.6, mass=20.,
-        schedule=((500, .2, 9000, 9000), (2000, .5, 7000, 7000), (14000, .8, 7000, 2000), (2000, .8, 2000, 300), (800, .5, 0, 0))),
+        schedule=((500, .2, 9000, 9000), (2000, .5, 7000, 7000), (14000, .8, 7000, 2000),
+                  (2000, .8, 2000, 300), (800, .5, 0, 0))),
 }
 
 # %% ../../nbs/structures/03_substrates.ipynb #79ff0842
@@ -396,15 +400,18 @@ def melt_quench(
     check_in(SOLIDS, solid=solid)
     s = SOLIDS[solid]
     units_of_formula = sum(s.formula.values())
-    pos = random_addition(size, atoms_per_volume(density or s.density, s.formula), s.min_distance, seed)
+    per_volume = atoms_per_volume(density or s.density, s.formula)
+    pos = random_addition(size, per_volume, s.min_distance, seed)
     pos = pos[:len(pos)//units_of_formula*units_of_formula]
     each = len(pos)//units_of_formula
-    numbers = np.repeat([atomic_numbers[symbol] for symbol in s.formula], [each*n for n in s.formula.values()])
+    elements = [atomic_numbers[symbol] for symbol in s.formula]
+    numbers = np.repeat(elements, [each*n for n in s.formula.values()])
     vel = np.zeros_like(pos)
     size = np.asarray(size, float)
     parameters = tuple(s.parameters.values())
     for steps, femtoseconds, first, last in schedule or s.schedule:
-        _dynamics(s.potential, pos, vel, size, parameters, s.reach, _temperatures(steps, first, last), femtoseconds*FEMTOSECOND, s.mass)
+        temperatures = _temperatures(steps, first, last)
+        _dynamics(s.potential, pos, vel, size, parameters, s.reach, temperatures, femtoseconds*FEMTOSECOND, s.mass)
     return numbers, pos - size*np.floor(pos/size)
 
 # %% ../../nbs/structures/03_substrates.ipynb #91a046fb
@@ -466,14 +473,14 @@ def _tiles(size, seed, solid):
     "Atomic numbers and positions of a film in tiles of a shipped block, with its seams as they fall"
     block = _block(solid)
     rng = np.random.default_rng(seed)
-    per_axis = [math.ceil(length/block.edge) for length in size]
+    per_axis = [max(1, math.ceil(length/block.edge)) for length in size]
     step = np.asarray(size)/per_axis
     most = max(len(pos) for _, pos in block.elements)
     out = np.empty((int(1.2*most) + 1000, 3))
     numbers = []
     found = []
     for tile in np.ndindex(*per_axis):
-        R = np.array(turn_matrix(_ball(rng)))
+        R = np.array(rotation_matrix(_ball(rng)))
         shift = block.edge*rng.random(3)
         for number, pos in block.elements:
             n = _cut(pos, block.edge, R, shift, tile*step, (tile + np.ones(3))*step, out)
@@ -483,6 +490,8 @@ def _tiles(size, seed, solid):
 
 def _without_close(pos, cell, distance):
     "Leave out one of every two atoms nearer than `distance`; x and y are periodic"
+    if not len(pos):
+        return np.ones(0, bool)
     box = [cell[0], cell[1], np.ptp(pos[:, 2]) + 2*distance]
     inside = np.column_stack([pos[:, 0] % cell[0], pos[:, 1] % cell[1], pos[:, 2] - pos[:, 2].min()])
     tree = cKDTree(np.minimum(inside, np.nextafter(box, 0)), boxsize=box)
@@ -542,7 +551,7 @@ def vacuum(size, seed):
 
 # %% ../../nbs/structures/03_substrates.ipynb #28a02b5a
 def _lattice_fits(flat, cell, angles):
-    "Whole-number combinations (n, 2, 2) of the in-plane vectors `flat` (2 × 2) that come nearest to the cell's edges at each angle (degrees)"
+    "Whole-number combinations (n, 2, 2) of the in-plane vectors that come nearest to the cell's edges at each angle"
     c = np.cos(np.radians(angles))
     s = np.sin(np.radians(angles))
     first_edge = np.stack([cell[0]*c, -cell[0]*s], -1)   # the cell, turned back
@@ -550,7 +559,11 @@ def _lattice_fits(flat, cell, angles):
     edges = np.stack([first_edge, second_edge], -2)
     return np.rint(edges @ np.linalg.inv(flat)).astype(int)
 
-def _determinant(N): return N[..., 0, 0]*N[..., 1, 1] - N[..., 0, 1]*N[..., 1, 0]
+def _determinant(N):
+    "Of one 2 × 2 matrix or of many"
+    a, b = N[..., 0, 0], N[..., 0, 1]
+    c, d = N[..., 1, 0], N[..., 1, 1]
+    return a*d - b*c
 
 def _lattice_fit(flat, cell, angle):
     "The combination at one angle"
@@ -612,7 +625,8 @@ def _graphene_slab(layers):
     for n in range(layers):
         aside = (n % 2)*(a1 + 2*a2)/3
         parts.append(sheet.positions*[1, 1, 0] + aside + [0, 0, 3.35*n])
-    return Atoms('C2'*layers, positions=np.concatenate(parts), cell=[a1, a2, [0, 0, 3.35*layers]], pbc=(True, True, False))
+    cell = [a1, a2, [0, 0, 3.35*layers]]
+    return Atoms('C2'*layers, positions=np.concatenate(parts), cell=cell, pbc=(True, True, False))
 
 def _surface_slab(material, miller, thickness):
     "A surface of a crystal as many atomic planes thick as fit in `thickness`"
@@ -746,7 +760,8 @@ def check_parameters(
     for name in record:
         if name not in ('kind', 'thickness', 'seed', *own):
             allowed = ', '.join(map(repr, own)) or 'no parameters'
-            raise ValueError(f'substrate={record!r}: a substrate of kind {record["kind"]!r} has no {name!r}; expected {allowed}')
+            kind = record['kind']
+            raise ValueError(f'substrate={record!r}: a substrate of kind {kind!r} has no {name!r}; expected {allowed}')
     needed = [name for name in own if known[name].default is inspect.Parameter.empty]
     for name in needed:
         if name not in record:
@@ -771,6 +786,12 @@ def substrate(
     return numbers, pos
 
 # %% ../../nbs/structures/03_substrates.ipynb #d6ebdeb0
+def _in_film(pos, cell, thickness):
+    "Positions within the periodic cell and the film"
+    x = pos[:, 0] % cell[0]
+    y = pos[:, 1] % cell[1]
+    return np.column_stack([x, y, np.clip(pos[:, 2], 0, thickness)])
+
 def radial_distribution(
     pos,              # (n, 3) Å, z from 0 to the thickness
     cell,             # (lx, ly) Å, periodic
@@ -781,9 +802,8 @@ def radial_distribution(
 )->tuple: # (r, g), r the middle of each step
     "Pair distribution of a film; only atoms deeper than `reach` from both faces count as centres"
     box = [*cell, thickness + 2*reach]
-    def folded(p): return np.column_stack([p[:, 0] % cell[0], p[:, 1] % cell[1], np.clip(p[:, 2], 0, thickness)])
-    all_atoms = folded(pos)
-    centres = all_atoms if around is None else folded(around)
+    all_atoms = _in_film(pos, cell, thickness)
+    centres = all_atoms if around is None else _in_film(around, cell, thickness)
     centres = centres[(centres[:, 2] > reach) & (centres[:, 2] < thickness - reach)]
     r = np.arange(0, reach + step/2, step)
     within = cKDTree(centres, boxsize=box).count_neighbors(cKDTree(all_atoms, boxsize=box), r)
