@@ -1162,6 +1162,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'hrtem_seg/learning/training.py')},
             'hrtem_seg.learning.transfer': { 'hrtem_seg.learning.transfer._choosing': ( 'learning/transfer.html#_choosing',
                                                                                         'hrtem_seg/learning/transfer.py'),
+                                             'hrtem_seg.learning.transfer._fit': ( 'learning/transfer.html#_fit',
+                                                                                   'hrtem_seg/learning/transfer.py'),
                                              'hrtem_seg.learning.transfer.cross_validate': ( 'learning/transfer.html#cross_validate',
                                                                                              'hrtem_seg/learning/transfer.py'),
                                              'hrtem_seg.learning.transfer.folds': ( 'learning/transfer.html#folds',

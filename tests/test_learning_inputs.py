@@ -107,7 +107,7 @@ def test_stacks_that_do_not_suit_each_other_are_refused_or_warned_of():
     ('batch_size=2.5', dict(batch_size=2.5)), ('batch_size=0', dict(batch_size=0)), ('epochs=1.5', dict(epochs=1.5)), ('epochs=True', dict(epochs=True)),
     ('seed=-1', dict(seed=-1)), ("seed='a'", dict(seed='a')), ("lr='fast'", dict(lr='fast')), ('lr=nan', dict(lr=float('nan'))),
     ("device='gpu'", dict(device='gpu')), ('device=7', dict(device=7)), ("loss='l2'", dict(loss='l2')), ('loss=3', dict(loss=3)),
-    ('class_weights=3', dict(class_weights=3)), ('augment=True', dict(augment=True)), ("dihedral='yes'", dict(augment={'dihedral': 'yes'})),
+    ('class_weights=3', dict(class_weights=3)), ('class_weights=b', dict(class_weights=b'ab')), ('augment=True', dict(augment=True)), ("dihedral='yes'", dict(augment={'dihedral': 'yes'})),
     ("schedule='steps'", dict(schedule='steps')), ("schedule=('decay',)", dict(schedule=('decay',))), ("freeze='tail'", dict(freeze='tail')),
     ("freeze='head'", dict(freeze=['head'])), ('benchmarks is a Dataset', dict(benchmarks=VALID)), ("benchmarks='valid'", dict(benchmarks={'valid': VALID})),
     ("metric='f3'", dict(metrics='f3')), ("standardisation='max'", dict(standardisation='max')), ("callbacks='bar'", dict(callbacks=['bar'])), ('out=3', dict(out=3))])

@@ -149,8 +149,8 @@ def check_class_weights(
     "Refuse what cannot weigh two classes"
     if class_weights is None: return None
     expected = f'{class_weights=}: expected two numbers (background, particle) that are not both zero'
-    try: weights = list(class_weights)
-    except TypeError: raise ValueError(expected) from None
+    several = isinstance(class_weights, (list, tuple, np.ndarray))
+    weights = list(class_weights) if several else []
     if len(weights) != 2: raise ValueError(expected)
     for w in weights: check_range(0, 1e6, class_weight=w)
     if sum(weights) <= 0: raise ValueError(expected)

@@ -21,7 +21,7 @@ from ..core.files import replace_file
 from ..core.records import content_hash, plain, rng_for
 from .benchmarks import SHARES, Benchmarks, check_metrics, collapsed, mean_scores
 from .kept import load_network, read_network_record, save_network
-from .losses import make_loss
+from .losses import check_class_weights, make_loss
 from .metrics import METRICS
 from .networks import ARCHITECTURES, build
 from .prediction import (STANDARDISATIONS, as_device, autocast, choose_precision, multiple_of,
@@ -178,6 +178,7 @@ class Settings:
         check_in(STANDARDISATIONS, standardisation=self.standardisation)
         if self.keep == 'dice' and 'dice' not in self.metrics:
             raise ValueError(f"keep='dice': expected 'dice' among metrics={list(self.metrics)}")
+        check_class_weights(self.class_weights)
         if isinstance(self.loss, str): make_loss(self.loss, self.class_weights)
         elif not callable(self.loss):
             raise ValueError(f'loss={self.loss!r}: expected a name or a module on (logits, target)')

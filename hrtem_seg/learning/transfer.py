@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, xarray as xr
 from ..core.checks import check_in
 from ..core.records import rng_for
+from ..core.work import each_done, raise_failed
 from .benchmarks import mean_scores
 from .training import as_trained, fit
 
@@ -41,11 +42,21 @@ def replicates(
     "Train one setting from several seeds"
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise ValueError(f'{seeds=}: expected at least one')
-    runs = [dict(settings, seed=s, out=None if out is None else Path(out)/f'seed-{s}') for s in seeds]
-    if client is None: return [fit(network, train, valid, **run) for run in runs]
-    train, valid = client.scatter([train, valid], broadcast=True)   # once per worker, not once per run
-    futures = [client.submit(fit, network, train, valid, pure=False, **run) for run in runs]
-    return client.gather(futures)
+    if client is not None: train, valid = client.scatter([train, valid], broadcast=True)   # once per worker, not per run
+    jobs = []
+    for seed in seeds:
+        folder = None if out is None else Path(out)/f'seed-{seed}'
+        jobs.append(dict(settings, network=network, train=train, valid=valid, seed=seed, out=folder))
+    finished = {}
+    failed = {}
+    for job, run, error in each_done(_fit, jobs, client):
+        if error is None: finished[job['seed']] = run
+        elif isinstance(error, ValueError): raise error   # it would be the same for every seed
+        else: failed[job['seed']] = error
+    raise_failed(failed, len(seeds), 'replicate', out or '')
+    return [finished[seed] for seed in seeds]
+
+def _fit(job): return fit(**job)
 
 # %% ../../nbs/learning/08_transfer.ipynb #fe28cf78
 def folds(
