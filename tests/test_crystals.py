@@ -326,6 +326,18 @@ def test_any_setting_gives_a_particle_or_is_refused(asked):
         except ValueError as e: assert 'holds no atom' in str(e) and record['radius'] < 3
         else: assert checksum(built.positions) == checksum(build_particle(same).positions)
 
+KINDS = [dict(n_defects=2), dict(core={'material': 'Ag', 'shell': 3.}), dict(boundary={}), dict(shape='icosahedron'), dict(material='Au0.5Ag0.5')]
+RECORDS = [plain(draw_particle(rng_for(1, i), radius=9., **asked)) for i, asked in enumerate(KINDS)]
+
+@few
+@given(st.sampled_from(RECORDS), st.data())
+def test_a_changed_record_builds_or_is_refused(record, data):
+    record = json.loads(json.dumps(record))
+    place = data.draw(st.sampled_from([record, *(v for v in record.values() if isinstance(v, dict))]))
+    place[data.draw(st.sampled_from(sorted(place)))] = data.draw(anything)
+    try: assert len(build_particle(record))
+    except ValueError as e: assert str(e)
+
 @few
 @given(st.sampled_from(sorted(LATTICES)), st.tuples(*[st.integers(1, 2)]*3), st.tuples(*[st.floats(-1, 1)]*3), st.integers(0, 2**31))
 def test_a_crystal_in_any_cell_has_its_symmetry(name, repeats, moved, seed):

@@ -116,16 +116,22 @@ def _frame(layers, variant):
 # %% ../../nbs/structures/02_particles.ipynb #7f78eea7
 FAULTS = {'twin': (0,), 'intrinsic': (0, 1), 'extrinsic': (0, 2), 'I1': (0,), 'I2': (0, 1), 'E': (0, 1, 2)}
 
+def _check_whole(lo, hi, **values):
+    "Raise `ValueError` for the first value that is not a whole number within [lo, hi]"
+    check_range(lo, hi, **values)
+    for name, value in values.items():
+        if value != int(value):
+            raise ValueError(f'{name}={value!r}: expected a whole number')
+
 @dataclass(frozen=True)
 class Fault:
     "A planar fault"
     kind:str   # In `FAULTS`
     layer:int  # Its first layer, counted from the shape's centre
 
-    @classmethod
-    def from_record(cls, record):
-        check_in(FAULTS, **{"fault['kind']": record['kind']})
-        return cls(record['kind'], record['layer'])
+    def __post_init__(self):
+        check_in(FAULTS, kind=self.kind)
+        _check_whole(-10**6, 10**6, layer=self.layer)
 
     @property
     def own(self):
@@ -243,7 +249,14 @@ def _periodic(cell, particle):
     site = np.tile(np.arange(len(cell)), len(fractions))[near]
     return _plain_sites(pos[near], cell.numbers[site]), site
 
-# %% ../../nbs/structures/02_particles.ipynb #b674e0ee
+# %% ../../nbs/structures/02_particles.ipynb #06492e3c
+def _check_numbers(n, **values):
+    "Raise `ValueError` for the first value that is not a list of `n` numbers"
+    for name, value in values.items():
+        if not isinstance(value, (list, tuple)) or len(value) != n:
+            raise ValueError(f'{name}={value!r}: expected {n} numbers')
+        for x in value: check_range(-1e9, 1e9, **{name: x})
+
 @dataclass(frozen=True)
 class Core:
     "A second material inside the first"
@@ -252,6 +265,9 @@ class Core:
     coherency:float      # 0: the shell has its own lattice; 1: the core's
     scale:float          # Of the shell's edges, which follows from the coherency
     min_distance:float   # Between atoms of core and shell, Å
+
+    def __post_init__(self):
+        check_range(0, 1e5, shell=self.shell, scale=self.scale, min_distance=self.min_distance)
 
 @dataclass(frozen=True)
 class Boundary:
@@ -262,11 +278,20 @@ class Boundary:
     turn:list            # Quaternion of the second crystal against the first
     min_distance:float   # Between atoms of the two, Å
 
+    def __post_init__(self):
+        check_range(-1e5, 1e5, offset=self.offset, min_distance=self.min_distance)
+        _check_numbers(3, normal=self.normal, origin=self.origin)
+        _check_numbers(4, turn=self.turn)
+
 @dataclass(frozen=True)
 class Cluster:
     "A multiply twinned particle of closed shells"
     kind:str             # 'icosahedron' or 'decahedron'
     shells:int
+
+    def __post_init__(self):
+        check_in(['icosahedron', 'decahedron'], kind=self.kind)
+        _check_whole(1, 100, shells=self.shells)
 
 @dataclass(frozen=True)
 class Particle:
@@ -284,6 +309,12 @@ class Particle:
     cluster:Cluster|None=None
     seed:int|None=None       # Of which element is where in an alloy
 
+    def __post_init__(self):
+        _check_numbers(4, orientation=self.orientation)
+        _check_numbers(3, origin=self.origin)
+        check_in(range(4), variant=self.variant)
+        if self.seed is not None: _check_whole(0, 2**53, seed=self.seed)
+
     @classmethod
     def from_record(cls, record):
         "The same from plain JSON; what else the record holds, such as a place in a scene, is left out"
@@ -293,9 +324,12 @@ class Particle:
         if lacks:
             raise ValueError(f'a particle needs {lacks}, which its record lacks: expected a record from draw_particle')
         known = {field.name: record[field.name] for field in fields(cls) if field.name in record}
-        known['faults'] = tuple(Fault.from_record(fault) for fault in known.get('faults', ()))
-        for name, part in (('core', Core), ('boundary', Boundary), ('cluster', Cluster)):
-            if known.get(name) is not None: known[name] = part(**known[name])
+        faults = known.get('faults', [])
+        if not isinstance(faults, (list, tuple)):
+            raise ValueError(f'faults={faults!r}: expected a list')
+        known['faults'] = tuple(_part(Fault, 'fault', fault) for fault in faults)
+        for name, kind in (('core', Core), ('boundary', Boundary), ('cluster', Cluster)):
+            if known.get(name) is not None: known[name] = _part(kind, name, known[name])
         return cls(**{'variant': 0, **known})
 
     def to_record(self):
@@ -303,6 +337,13 @@ class Particle:
         record = asdict(self)
         record['faults'] = list(record['faults'])
         return {name: value for name, value in record.items() if value is not None}
+
+def _part(kind, name, record):
+    "One part of a particle from plain JSON"
+    try: return kind(**record)
+    except TypeError:
+        expected = [field.name for field in fields(kind)]
+        raise ValueError(f'{name}={record!r}: expected a dictionary of {expected}') from None
 
 # %% ../../nbs/structures/02_particles.ipynb #5c002b8f
 def _known(material):
@@ -531,15 +572,11 @@ def _allowed(particle, min_share):
 def _draw_faults(rng, particle, n_defects, kinds, min_layers, min_share):
     "Planar faults of a particle, and how many were asked for"
     check_range(0., .45, min_share=min_share)
-    check_range(1, 1000, min_layers=min_layers)
-    if min_layers != int(min_layers):
-        raise ValueError(f'min_layers={min_layers!r}: expected a whole number')
+    _check_whole(1, 1000, min_layers=min_layers)
     layers = _known(particle.material)[1]
     if n_defects is None: n_defects = ('integers', 0, 3) if layers else 0
     n = draw(rng, n_defects)
-    check_range(0, 100, n_defects=n)
-    if n != int(n):
-        raise ValueError(f'n_defects={n!r}: expected a whole number')
+    _check_whole(0, 100, n_defects=n)
     n = int(n)
     if not n: return (), 0
     if not layers:

@@ -194,7 +194,10 @@ def bound(
 )->float: # Å
     "A radius about the origin that holds the whole shape, which must be star-shaped about it"
     kind, parameters = _kind_of(shape)
-    if kind == 'sphere': return float(parameters['radius'])
+    if kind == 'sphere':
+        radius = parameters.get('radius')
+        check_range(1e-3, 1e5, radius=radius)
+        return float(radius)
     dirs = _directions()
     lo = np.zeros(len(dirs))
     hi = np.full(len(dirs), 1e4)
