@@ -1,16 +1,19 @@
 "Waves against programs and sums that share no code with them, and requests that must be refused"
-import importlib.util, json, os, subprocess, sys, tempfile
+import importlib.util, json, os, subprocess, sys, tempfile, warnings
 from pathlib import Path
-import ase, numpy as np, pytest, torch
+import ase, numpy as np, pytest, torch, xarray as xr
+from ase.build import bulk, fcc111, surface
 from ase.cluster import Octahedron
+from hypothesis import given, settings, strategies as st
 from scipy.special import erf, k0
 from hrtem_seg.waves import potentials
 from hrtem_seg.imaging.accuracy import choose_accuracy
 from hrtem_seg.core.units import interaction, wavelength
 from hrtem_seg.core.fourier import freqs
 from hrtem_seg.imaging.labels import phase_mask
-from hrtem_seg.waves.multislice import exit_wave, exit_waves, memory_needed, particle_wave, resample, wave_error, wave_pixel
-from hrtem_seg.waves.potentials import POTENTIAL, Projector, parameters, scattering_factor
+from hrtem_seg.waves.multislice import exit_wave, exit_waves, memory_needed, particle_wave, WaveSettings, near_axis, resample, wave_error, wave_pixel
+from hrtem_seg.waves.potentials import POTENTIAL, Projector, fit_cell, grid, parameters, scattering_factor
+from hrtem_seg.waves.thermal import absorptive_factor, debye_rms, thermal_displacements
 from hrtem_seg.waves.prismatic import from_prismatic, prismatic_status, prismatic_wave, prismatic_xyz
 
 SHARED = Path(__file__).parents[2]/'shared'/'prismatic'
@@ -336,3 +339,194 @@ def test_a_wave_kept_at_the_pixel_that_its_band_needs_loses_nothing():
 def test_a_grid_that_cannot_hold_a_tilted_beam_is_refused():
     w = exit_wave(cluster(), beam_tilt=(0., 1.))
     with pytest.raises(ValueError, match=r'pixel=0.71.* tilted by .*expected less than 0.58'): resample(w.full, .75)
+
+@pytest.mark.parametrize('pixel, largest', [(.2, 1.88), (.32, 1.18)])
+def test_a_beam_tilted_beyond_the_band_is_refused_with_the_largest_tilt(pixel, largest):
+    "It gave an empty wave"
+    a = cluster(cell=(25.6, 25.6, 12.))
+    with pytest.raises(ValueError, match=rf'beam_tilt=.*hold tilts below {largest:.2f} degrees'): exit_wave(a, pixel=pixel, beam_tilt=(0., largest + .1))
+    with pytest.warns(UserWarning, match=r'the band ends before q_max=1/Å'):
+        assert exit_wave(a, pixel=pixel, beam_tilt=(0., largest - .1)).full.kept > .9
+
+def test_an_aliased_beam_is_refused():
+    with pytest.raises(ValueError, match='hold tilts below 0.59 degrees'): exit_wave(cluster(cell=(25.6, 25.6, 12.)), pixel=.64, q_max=.5, beam_tilt=(1., 0.))
+
+def test_electrons_that_leave_the_band_are_counted_and_said():
+    "Twenty nanometres of gold along [100]"
+    a = bulk('Au', cubic=True)*(3, 3, 49)
+    a.cell[2, 2] += 2; a.positions += .01
+    with pytest.warns(UserWarning, match=r'% of the electrons have left the band of 1.7'):
+        w = exit_wave(a, pixel=.2)
+    assert .6 < w.full.kept < .8 and w.full.kept == pytest.approx(float((abs(w.full)**2).mean()), abs=1e-4)
+    assert json.loads(w.record)['kept']['full'] == w.full.kept
+    thin = exit_wave(cluster())
+    assert thin.full.kept > .99 and resample(thin, wave_pixel(thin)).full.kept == thin.full.kept
+
+def aligned(axis, degrees=0., symbol='Au', radius=8.):
+    a = bulk(symbol, cubic=True)*(6, 6, 6)
+    a.rotate(axis, 'z'); a.rotate(degrees, (1, .3, 0))
+    a.positions -= a.positions.mean(0)
+    a = a[(a.positions**2).sum(1) < radius**2]
+    a.set_cell([25.6, 25.6, 20]); a.positions += [12.8, 12.8, 10]
+    return a
+
+@pytest.mark.parametrize('axis, degrees, symbol, pixel, warned', [
+    ((1, 1, 0), 0, 'Au', .2, True), ((1, 0, 0), 1.5, 'Au', .25, True), ((1, 1, 0), 0, 'Ag', .2, True), ((1, 1, 0), 0, 'Au', .1, False),
+    ((1, 1, 0), 4, 'Au', .2, False), ((3, 5, 11), 0, 'Au', .2, False), ((1, 1, 0), 0, 'Al', .2, False)])
+def test_heavy_columns_along_the_beam_on_a_coarse_grid_are_warned_of(axis, degrees, symbol, pixel, warned):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        exit_wave(aligned(axis, degrees, symbol), pixel=pixel)
+    assert any('heavy columns' in str(w.message) for w in said) == warned
+
+def test_one_aligned_particle_among_others_is_named():
+    a, b = aligned((3, 5, 11)), aligned((1, 1, 0))
+    b.positions[:, 0] += 25.6
+    both = a + b
+    both.set_cell([51.2, 25.6, 20]); both.set_array('particle_id', np.repeat([0, 1], [len(a), len(b)]))
+    assert near_axis(both) == [1]
+
+def test_rounding_below_the_cell_is_no_reason_to_refuse():
+    a = bulk('Au', cubic=True)*(3, 3, 3)
+    whole = exit_wave(a, pixel=.2)
+    a.positions[a.positions[:, 2] < 1e-6, 2] = -1e-7
+    assert abs(exit_wave(a, pixel=.2, plane=whole.plane_z).full - whole.full).max() < 1e-5
+    a.positions[0, 2] = -.02
+    with pytest.raises(ValueError, match=r'z=-0.020 to .*a cell of 12.260 Å with the atoms moved by 0.020 Å'): exit_wave(a)
+
+@pytest.mark.parametrize('crystal', [fcc111('Ag', (2, 2, 3), vacuum=5., orthogonal=True), surface(bulk('Au', cubic=True), (1, 1, 0), 3, vacuum=4.)*(2, 2, 1)], ids=['Ag [111]', 'Au [110]'])
+def test_a_crystal_that_fits_no_square_pixel_is_repeated_and_strained_little(crystal):
+    cell = np.diag(crystal.cell)[:2]
+    with pytest.raises(ValueError, match=r'A crystal that fills the cell would be torn.*repeated \d+ × \d+ times and strained by [+-]0.\d\d %'): grid(cell, .2)
+    fitted = fit_cell(crystal)
+    ratio = np.diag(fitted.cell)[:2]/cell
+    shape, pixel = grid(np.diag(fitted.cell)[:2], .2)
+    assert pixel <= .2 and abs(ratio - np.rint(ratio)).max() < .005*ratio.max() and len(fitted) == len(crystal)*np.prod(np.rint(ratio))
+    assert abs(fitted.info['strain_y']) <= .005 and fitted.get_all_distances(mic=True)[0, 1:].min() > .99*crystal.get_all_distances(mic=True)[0, 1:].min()
+    exit_wave(fitted, pixel=.25)
+
+@pytest.mark.parametrize('ny, nx', [(65, 64), (63, 81), (64, 65)])
+def test_waves_of_odd_sizes(ny, nx):
+    "They are resampled as even ones: onto a finer grid and back nothing changes"
+    rng = np.random.default_rng(0)
+    f = np.zeros((ny, nx), complex)
+    few = [(j, i) for j in range(-9, 10) for i in range(-9, 10)]
+    for j, i in few: f[j, i] = rng.normal() + 1j*rng.normal()
+    w = xr.DataArray(np.fft.ifft2(f), dims=('y', 'x'), coords={'y': np.arange(ny)*.3, 'x': np.arange(nx)*.3})
+    try: fine = resample(w, .2)
+    except ValueError as e: assert 'no square pixel' in str(e); return
+    g = np.fft.fft2(fine.values)*np.prod(w.shape)/np.prod(fine.shape)
+    assert max(abs(g[j, i] - f[j, i]) for j, i in few) < 1e-9
+    assert abs(g).sum() == pytest.approx(abs(f).sum())
+
+@pytest.mark.parametrize('wrong, message', [
+    (lambda: exit_wave('scene.xyz'), "scene='scene.xyz' is of type str: expected ASE Atoms"), (lambda: exit_wave(None), 'expected ASE Atoms'),
+    (lambda: exit_wave([cluster()]), 'of type list: expected ASE Atoms'), (lambda: exit_waves(cluster()), '`exit_wave` takes one'), (lambda: exit_waves([]), 'no scenes'),
+    (lambda: exit_wave(cluster(), pixel='0.2'), "pixel='0.2': expected a number"), (lambda: exit_wave(cluster(), pixel=None), 'pixel=None: expected a number'),
+    (lambda: exit_wave(cluster(), beam_tilt=.5), r'beam_tilt=0.5: expected \(y, x\) in degrees'), (lambda: exit_wave(cluster(), beam_tilt='ab'), 'beam_tilt='),
+    (lambda: exit_wave(cluster(), rms='tables'), "rms='tables': expected one of 'table'"), (lambda: exit_wave(cluster(), rms=[.1]), r'rms=\[0.1\]'),
+    (lambda: exit_wave(cluster(), slices=3), 'slices=3: exit waves have no such setting; expected one of pixel'), (lambda: exit_wave(cluster(), plane=[3]), r'plane=\[3\]'),
+    (lambda: exit_wave(cluster(), absorption='inelastic'), "absorption='inelastic'"), (lambda: exit_wave(cluster(), absorption='thermal'), 'expected a Debye–Waller potential'),
+    (lambda: exit_wave(cluster(), acceptance=1.), "expected absorption='thermal'"), (lambda: exit_wave(cluster(), pairs='no'), "pairs='no'"),
+    (lambda: resample(None, .2), 'of type NoneType: expected what `exit_wave` gives'), (lambda: resample(np.ones((8, 8)), .2), 'of type ndarray'),
+    (lambda: wave_error(exit_wave(cluster()), exit_wave(cluster())), 'of type Dataset: expected'), (lambda: wave_pixel(xr.DataArray(np.ones((4, 4)))), 'q_max')])
+def test_wrong_kinds_of_argument_are_named(wrong, message):
+    with pytest.raises((TypeError, ValueError), match=message): wrong()
+
+def test_the_former_name_of_the_parametrization_still_works():
+    a, b = (exit_wave(cluster(), **{k: 'lobato'}) for k in ('table', 'parametrization'))
+    assert (a.full == b.full).all() and (a.full != exit_wave(cluster()).full).any()
+
+def test_displacements_from_the_table():
+    "Per element, apart for particles and what is around them, into the record; diamond 0.042 to 0.044, gold 0.09"
+    assert thermal_displacements('C')['C'] == pytest.approx(.043, abs=.0015) and thermal_displacements('Au')['Au'] == pytest.approx(.0898, abs=.0005)
+    assert thermal_displacements('GaAs')['Ga'] != thermal_displacements('Ga')['Ga']
+    a = cluster() + ase.Atoms('C3', positions=[[1, 1, 10.9], [5, 5, 11.], [9, 9, 11.]])
+    a.set_cell((12.8, 12.8, 12.)); a.pbc = True
+    a.set_array('particle_id', np.repeat([0, -1], [len(a) - 3, 3]))
+    w = exit_wave(a, rms='table')
+    used = json.loads(w.record)['wave']['rms']
+    assert used == thermal_displacements(a) and set(used) == {'Au', 'C'}
+    assert (exit_wave(a, rms=used).full == w.full).all()
+    moved = exit_wave(a, rms='table', phonons=2, seed=1)
+    assert (moved.full == exit_wave(a, rms=used, phonons=2, seed=1).full).all()
+    lead = ase.Atoms('PbS', positions=[[1, 1, 1], [3, 3, 3]], cell=(12.8, 12.8, 6), pbc=True)
+    with pytest.raises(ValueError, match='no displacement is known for Pb beside S'): exit_wave(lead, rms='table')
+
+def test_debye_s_model_against_its_limits():
+    "3ħ²T/(mkΘ²) when hot, 3ħ²/(4mkΘ) when cold"
+    assert debye_rms(100., 50., 2000.)**2 == pytest.approx(145.526*2000/(50*100**2), rel=1e-3)
+    assert debye_rms(1000., 50., 2.)**2 == pytest.approx(145.526/(4*50*1000), rel=1e-3)
+
+def test_absorption_of_a_weak_scatterer_is_that_of_bird_and_king():
+    "Born's amplitude, integrated on a plain grid"
+    u, n, step = .1, 801, .03
+    k = (np.arange(n) - n//2)*step
+    ky, kx = np.meshgrid(k, k, indexing='ij')
+    for q in (0., .7):
+        f = scattering_factor(np.hypot(ky, kx + q/2), 6)*scattering_factor(np.hypot(ky, kx - q/2), 6)
+        plain = (f*(1 - np.exp(-4*(np.pi*u)**2*(kx**2 + ky**2 - q*q/4)))).sum()*step**2
+        plain *= interaction(300e3)*POTENTIAL/2*np.exp(-2*(np.pi*u*q)**2)
+        assert float(absorptive_factor(q, 6, u)) == pytest.approx(plain, rel=.03)
+
+def test_absorption_takes_electrons_only_where_it_is_asked_for():
+    a = cluster()
+    plain, thermal, share = (exit_wave(a, rms=.09, **kw) for kw in ({}, dict(absorption='thermal', acceptance=0.), dict(absorption=.1)))
+    assert plain.full.kept > thermal.full.kept > share.full.kept > .9
+    assert 'absorption' not in json.loads(plain.record)['wave'] and json.loads(thermal.record)['wave']['acceptance'] == 0.
+    lost = [1 - exit_wave(a, rms=.09, absorption='thermal', acceptance=q).full.kept for q in (0., 1., 1.6)]
+    assert lost[0] > lost[1] > lost[2] > 1 - plain.full.kept
+    batched = exit_waves([a, a[::-1]], rms=.09, absorption='thermal', acceptance=0., batch=2)
+    assert abs(batched.full[0] - thermal.full).max() < 1e-5
+
+FORKED = """
+import multiprocessing as mp, numpy as np, ase, torch
+from hrtem_seg.waves.multislice import exit_wave
+torch.set_num_threads(2)
+def job(seed):
+    a = ase.Atoms('Au20', positions=np.random.default_rng(seed).random((20, 3))*[12.8, 12.8, 8], cell=(12.8, 12.8, 8), pbc=True)
+    return float(abs(exit_wave(a, pixel=.1).full).mean())
+if __name__ == '__main__':
+    first = job(0)
+    with mp.get_context('fork').Pool(2) as pool: print(pool.map_async(job, [0, 1]).get(timeout=60)[0] == first)
+"""
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system does not fork')
+def test_processes_forked_after_a_wave_do_not_hang(tmp_path):
+    (tmp_path/'forked.py').write_text(FORKED)
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'}
+    done = subprocess.run([sys.executable, tmp_path/'forked.py'], capture_output=True, text=True, timeout=120, env=env)
+    assert done.stdout.strip().endswith('True'), done.stderr[-1000:]
+
+numbers = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.integers(-3, 10**6), st.none(), st.booleans(), st.text(max_size=3))
+def mostly(good, other=numbers): return st.integers(0, 19).flatmap(lambda k: good if k else other)
+def sensible(lo, hi): return mostly(st.floats(lo, hi))
+def one_of(*names): return mostly(st.sampled_from(names), st.text(max_size=8))
+SETTINGS = dict(
+    pixel=sensible(.15, .3), slice_thickness=sensible(.5, 4), substrate_thickness=mostly(st.one_of(st.none(), st.floats(4, 20))), energy=sensible(6e4, 3e5), phonons=mostly(st.integers(0, 2)),
+    rms=mostly(st.one_of(st.just('table'), st.floats(0, .2), st.fixed_dictionaries(dict(Au=st.floats(0, .2)), optional=dict(C=st.floats(0, .2))))), pairs=mostly(st.booleans()),
+    projection=one_of('infinite', 'infinite', 'finite'), plane=mostly(st.one_of(st.sampled_from(['particle', 'exit']), st.floats(-10, 20))),
+    beam_tilt=mostly(st.tuples(sensible(-1, 1), sensible(-1, 1))), specimen_tilt=mostly(st.tuples(sensible(-3, 3), sensible(-3, 3))),
+    band=sensible(.6, 1), aperture=one_of('circle', 'square'), q_max=sensible(0, 1), precision=one_of('single', 'double'),
+    absorption=mostly(st.one_of(st.just('thermal'), st.floats(0, .3))), parametrization=one_of('kirkland', 'kirkland', 'lobato'))
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.fixed_dictionaries({}, optional=SETTINGS))
+def test_any_settings_give_a_wave_or_an_error_that_names_them(asked):
+    "A wave is finite, on a pixel no larger than asked for, knows its band and holds no more electrons than came in"
+    a = ase.Atoms('AuC2', positions=[[2, 2, 1], [3, 5, 4], [1, 4, 5]], cell=(6.4, 6.4, 6), pbc=True)
+    a.set_array('particle_id', np.array([0, -1, -1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try: w = exit_wave(a, **asked)
+        except (ValueError, TypeError) as e:
+            names = [*asked, 'tilt', 'rms of', 'pixel', 'grid of', 'acceptance']
+            assert any(n in str(e) for n in names), e
+            return
+        except MemoryError as e:
+            assert 'GiB are free' in str(e)
+            return
+    assert np.isfinite(w.full).all() and np.isfinite(w.particle).all()
+    assert w.pixel <= asked.get('pixel', .2)*(1 + 1e-6) and w.full.q_max >= asked.get('q_max', 1.)*(1 - 1e-6)
+    assert 0 < w.full.kept < 1.01 and json.loads(w.record)['wave']['pixel'] == w.pixel
+    assert w.full.sizes['phonon'] == max(1, asked.get('phonons', 0))

@@ -76,13 +76,15 @@ def _check_reach(scene, cell):
         if periodic or (lo >= -1e-3 and hi <= cell[i] + 1e-3): continue
         below = max(0., -lo)
         above = max(0., hi - cell[i])
-        raise ValueError(f'atoms reach from {name}={lo:.3f} to {hi:.3f} Å, outside the cell of {cell[i]:g} Å: a cell of '
-                         f'{cell[i] + below + above:.3f} Å with the atoms moved by {below:.3f} Å would hold them')
+        enough = cell[i] + below + above
+        raise ValueError(f'atoms reach from {name}={lo:.3f} to {hi:.3f} Å, outside the cell of {cell[i]:g} Å: '
+                         f'a cell of {enough:.3f} Å with the atoms moved by {below:.3f} Å would hold them')
 
 def _check_scene(scene, parametrization):
     "The cell's edges; refuse a scene that cannot be simulated"
     if not isinstance(scene, Atoms):
-        raise TypeError(f'scene={scene!r:.80} is of type {type(scene).__name__}: expected ASE Atoms, as `random_scene` or `ase.io.read` give them')
+        kind = type(scene).__name__
+        raise TypeError(f'scene={scene!r:.80} is of type {kind}: expected ASE Atoms, as `random_scene` or `ase.io.read` give')
     cell = np.array(scene.cell)
     edges = np.diag(cell)
     if abs(cell - np.diag(edges)).max() > 1e-6 or edges.min() <= 0:
@@ -101,7 +103,8 @@ def check_elements(
     "Refuse elements without a scattering factor"
     for z in np.unique(numbers):
         if int(z) not in parameters(parametrization):
-            raise ValueError(f'element {chemical_symbols[z]!r} (number {z}) has no scattering factor in {parametrization!r}: expected H (1) to Lr (103)')
+            raise ValueError(f'element {chemical_symbols[z]!r} (number {z}) has no scattering factor in {parametrization!r}: '
+                             'expected H (1) to Lr (103)')
 
 def _plane(plane, scene, lz):
     "Height (Å) of the reference plane"
@@ -128,13 +131,16 @@ def near_axis(
         if len(r) < 20: continue
         some = r[np.linspace(0, len(r) - 1, min(len(r), 60)).astype(int)]
         tree = cKDTree(r)
-        in_column = 0
-        for p, found in zip(some, tree.query_ball_point(some, period)):
-            d = abs(r[found] - p)
-            apart = d[:, 2] > 1.
-            in_column += bool((np.hypot(d[:, 0], d[:, 1])[apart] < math.tan(math.radians(degrees))*d[apart, 2] + .05).any())
+        near = tree.query_ball_point(some, period)
+        in_column = sum(_has_below(r[found] - p, degrees) for p, found in zip(some, near))
         if in_column > .6*len(some): out.append(int(k))
     return out
+
+def _has_below(d, degrees):
+    "Whether one of several distances (Å) lies along the beam"
+    dx, dy, dz = abs(d[abs(d[:, 2]) > 1]).T
+    aside = math.tan(math.radians(degrees))*dz + .05
+    return bool((np.hypot(dx, dy) < aside).any())
 
 # %% ../../nbs/waves/04_multislice.ipynb #80980e07
 ENGINES = ('multislice', 'prismatic')
@@ -146,8 +152,8 @@ class WaveSettings:
     slice_thickness:float=2.  # Å
     substrate_thickness:float|None=None # Å, of slices without a particle; as `slice_thickness` if None
     energy:float=300e3        # eV
-    phonons:int=0             # Frozen-phonon configurations; 0: atoms at rest, or a Debye–Waller potential if `rms` is given
-    rms:float|dict|str|None=None # Displacement per axis, Å: number, {symbol: number} or 'table'; 0.1 for phonons if None
+    phonons:int=0             # Frozen-phonon configurations; 0: atoms at rest, or with `rms` a Debye–Waller potential
+    rms:float|dict|str|None=None # Displacement per axis, Å: number, {symbol: Å} or 'table'; 0.1 for phonons if None
     pairs:bool=True           # Configurations in antithetic pairs
     engine:str='multislice'   # One of ENGINES
     parametrization:str='kirkland' # Of the scattering factors
@@ -159,7 +165,7 @@ class WaveSettings:
     aperture:str='circle'     # Shape of the band: 'circle', or 'square' (as Prismatic's)
     q_max:float=1.            # 1/Å, the highest frequency that must be kept
     precision:str='single'    # 'single' (complex64) or 'double' (complex128)
-    absorption:str|float|None=None # None; 'thermal': what a Debye–Waller potential scatters diffusely beyond `acceptance`; or a share of the potential
+    absorption:str|float|None=None # 'thermal': what is scattered diffusely beyond `acceptance`; or a share of the potential
     acceptance:float|None=None # 1/Å, to where scattered electrons reach the image; the wave's band if None
 
     @property
@@ -227,9 +233,11 @@ def _check_together(s):
         raise ValueError(f'pixel={s.pixel!r} keeps frequencies up to {kept:.2f}/Å at band={s.band:.2f}: '
                          f'expected at most {s.band/(2*s.q_max):.3f} Å for q_max={s.q_max:g}/Å')
     if s.projection == 'finite' and (s.parametrization != 'kirkland' or s.smeared):
-        raise ValueError(f"projection='finite' with parametrization={s.parametrization!r}, rms={s.rms!r}: expected the parametrization 'kirkland' and no Debye–Waller potential")
+        raise ValueError(f"projection='finite' with parametrization={s.parametrization!r}, rms={s.rms!r}: "
+                         "expected the parametrization 'kirkland' and no Debye–Waller potential")
     if s.absorption == 'thermal' and not s.smeared:
-        raise ValueError(f"absorption='thermal' with phonons={s.phonons!r}, rms={s.rms!r}: expected a Debye–Waller potential, rms=... without phonons; frozen phonons lose these electrons by themselves")
+        raise ValueError(f"absorption='thermal' with phonons={s.phonons!r}, rms={s.rms!r}: expected a Debye–Waller potential, "
+                         "rms=... without phonons; frozen phonons lose these electrons by themselves")
     if s.acceptance is not None and s.absorption != 'thermal':
         raise ValueError(f"acceptance={s.acceptance!r} with absorption={s.absorption!r}: expected absorption='thermal'")
     if s.engine == 'prismatic': _check_prismatic(s)
@@ -239,8 +247,9 @@ def _check_prismatic(s):
     need_prismatic(prismatic_status())
     tilted = any(s.beam_tilt) or any(s.specimen_tilt)
     if s.parametrization != 'kirkland' or tilted or s.smeared or s.absorption is not None:
-        raise ValueError(f"engine='prismatic' with parametrization={s.parametrization!r}, beam_tilt={s.beam_tilt}, specimen_tilt={s.specimen_tilt}, rms={s.rms!r}, "
-                         f"absorption={s.absorption!r}: expected parametrization 'kirkland', no tilt, no absorption, and displacements with phonons only")
+        raise ValueError(f"engine='prismatic' with parametrization={s.parametrization!r}, beam_tilt={s.beam_tilt}, "
+                         f"specimen_tilt={s.specimen_tilt}, rms={s.rms!r}, absorption={s.absorption!r}: expected parametrization "
+                         "'kirkland', no tilt, no absorption, and displacements with phonons only")
 
 # %% ../../nbs/waves/04_multislice.ipynb #5b2d0007
 def memory_needed(
@@ -252,8 +261,9 @@ def memory_needed(
     elements:int=1,      # That the scenes have
 )->int: # bytes
     "Estimate of the memory that exit waves take, with both waves of each configuration"
-    at_once = 12*batch + 6       # two waves, their transforms, transmission functions, the finer grid; propagators and filters
-    if finite:                   # a filter and a finer spectrum for each thin layer in reach
+    # two waves, their transforms, transmission functions, the finer grid; propagators and filters
+    at_once = 12*batch + 6
+    if finite:   # a filter and a finer spectrum for each thin layer in reach
         layers = (2*REACH + finite)/min(.25, finite/8)
         at_once += elements*(1 + 2.6*batch)*layers
     bytes_each = 8 if precision == 'single' else 16
@@ -265,10 +275,12 @@ def _check_memory(shape, waves, batch, precision, device, finite, elements):
     have = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
     if need <= have: return
     one_more = memory_needed(shape, 1, 0, precision) - memory_needed(shape, 0, 0, precision)
-    most = max(0, int((have - memory_needed(shape, 0, 1, precision))/one_more))
+    fixed = memory_needed(shape, 0, 1, precision)
+    most = max(0, int((have - fixed)/one_more))
     side = int(np.sqrt(np.prod(shape)*have/need))
     advice = f'{most} at a time would fit' if most else f'a grid of {side} pixels squared would fit'
-    raise MemoryError(f'{waves} waves of {shape[0]} × {shape[1]} pixels, {batch} at once, need about {need/2**30:.1f} GiB and {have/2**30:.1f} GiB are free: {advice}')
+    gib = f'{need/2**30:.1f} GiB and {have/2**30:.1f} GiB are free'
+    raise MemoryError(f'{waves} waves of {shape[0]} × {shape[1]} pixels, {batch} at once, need about {gib}: {advice}')
 
 # %% ../../nbs/waves/04_multislice.ipynb #5b2d000a
 def _settings(kwargs):
@@ -277,7 +289,8 @@ def _settings(kwargs):
     if 'table' in kwargs: kwargs['parametrization'] = kwargs.pop('table')
     names = list(WaveSettings.__dataclass_fields__)
     for k in kwargs:
-        if k not in names: raise TypeError(f'{k}={kwargs[k]!r}: exit waves have no such setting; expected one of {", ".join(names)}')
+        if k in names: continue
+        raise TypeError(f'{k}={kwargs[k]!r}: exit waves have no such setting; expected one of {", ".join(names)}')
     return WaveSettings(**kwargs).check()
 
 def _periods(s, cell):
@@ -289,11 +302,12 @@ def _periods(s, cell):
     far = math.hypot(*q) if s.aperture == 'circle' else max(map(abs, q))
     if far >= s.edge*(1 - 1e-9):
         largest = math.degrees(math.asin(min(1, s.edge*lam)))
-        raise ValueError(f'beam_tilt={tuple(s.beam_tilt)!r}: pixels of {s.pixel:g} Å with band={s.band:.3g} hold tilts below {largest:.2f} degrees')
+        raise ValueError(f'beam_tilt={tuple(s.beam_tilt)!r}: pixels of {s.pixel:g} Å with band={s.band:.3g} '
+                         f'hold tilts below {largest:.2f} degrees')
     if far and far + s.q_max > s.edge:
         held = math.degrees(math.asin(max(0, s.edge - s.q_max)*lam))
-        warnings.warn(f'beam_tilt={tuple(s.beam_tilt)!r}: on one side of the beam the band ends before q_max={s.q_max:g}/Å; '
-                      f'pixels of {s.pixel:g} Å hold all of it up to {held:.2f} degrees', stacklevel=5)
+        warnings.warn(f'beam_tilt={tuple(s.beam_tilt)!r}: on one side of the beam the band ends before '
+                      f'q_max={s.q_max:g}/Å; pixels of {s.pixel:g} Å hold all of it up to {held:.2f} degrees', stacklevel=5)
     return periods
 
 @dataclass
@@ -327,7 +341,8 @@ def _same_cells(scenes, parametrization):
     first = cells[0]
     for i, c in enumerate(cells):
         if abs(c[:2] - first[:2]).max() > 1e-6:
-            raise ValueError(f'scene {i} is {c[0]:g} × {c[1]:g} Å wide and scene 0 is {first[0]:g} × {first[1]:g} Å: expected equal cells')
+            raise ValueError(f'scene {i} is {c[0]:g} × {c[1]:g} Å wide and scene 0 is {first[0]:g} × {first[1]:g} Å: '
+                             'expected equal cells')
     return cells
 
 def _plan(scenes, seed, settings):
@@ -356,8 +371,10 @@ def _warn_of_axes(plan):
     for i, scene in enumerate(plan.scenes):
         found = near_axis(scene)
         if not found: continue
-        warnings.warn(f'scene {i}, particle {", ".join(map(str, found))}: heavy columns within 2 degrees of the beam; pixels of {s.pixel:g} Å make the scattered wave of such crystals '
-                      'wrong by 10 to 65 % (2 to 10 % at 0.1 Å): ask for a finer pixel, or let `choose_accuracy` find what the scene needs', stacklevel=4)
+        names = ', '.join(map(str, found))
+        warnings.warn(f'scene {i}, particle {names}: heavy columns within 2 degrees of the beam; pixels of {s.pixel:g} Å make '
+                      'the scattered wave of such crystals wrong by 10 to 65 % (2 to 10 % at 0.1 Å): ask for a finer pixel, '
+                      'or let `choose_accuracy` find what the scene needs', stacklevel=4)
 
 # %% ../../nbs/waves/04_multislice.ipynb #d57499a9
 @delegates(WaveSettings)
@@ -372,19 +389,28 @@ def exit_waves(
 )->xr.Dataset: # full and particle (structure, phonon, y, x), complex
     """The waves that leave each scene, and its particles alone, for a plane incident wave of |ψ|² = 1
 
-    The defaults suit crystals in random orientation, where the scattered wave below 1/Å is then wrong by about 5 % (1 to 2 % with a Debye–Waller
-    potential, rms=0.1); heavy crystals along the beam are wrong by 10 to 65 % and need 0.1 Å or less. `choose_accuracy` measures it for a scene."""
+    The defaults suit crystals in random orientation, where the scattered wave below 1/Å is then wrong by about 5 %
+    (1 to 2 % with a Debye–Waller potential, rms=0.1); heavy crystals along the beam are wrong by 10 to 65 % and need
+    0.1 Å or less. `choose_accuracy` measures it for a scene."""
     settings = _settings(kwargs)
     plan = _plan(scenes, seed, settings)
     _warn_of_axes(plan)
     batch = batch or (1 if torch.device(device).type == 'cpu' else 8)
-    finite = settings.slice_thickness*(settings.projection == 'finite')
-    _check_memory(plan.shape, len(plan.jobs), batch*workers, settings.precision, device, finite, len(np.unique(plan.numbers)))
-    if settings.engine == 'multislice': return _dataset(_run(plan, device, batch, workers), plan)
-    both = [run_prismatic(plan.scenes[i].numbers, r, particle_atoms(plan.scenes[i]), tuple(np.diag(plan.scenes[i].cell)), plan.ends[i], plan.settings)
-            for i, r in plan.jobs]
-    psi = [tuple(resample(w, plan.settings.pixel).values for w in pair) for pair in both]
-    return _dataset(psi, plan).assign_attrs(messages=both[0][0].attrs['messages'])
+    finite = settings.slice_thickness if settings.projection == 'finite' else 0.
+    elements = len(np.unique(plan.numbers))
+    _check_memory(plan.shape, len(plan.jobs), batch*workers, settings.precision, device, finite, elements)
+    if settings.engine == 'prismatic': return _by_prismatic(plan)
+    return _dataset(_run(plan, device, batch, workers), plan)
+
+def _by_prismatic(plan):
+    "The waves of a plan by the other engine"
+    pairs = []
+    for i, r in plan.jobs:
+        scene = plan.scenes[i]
+        cell = tuple(np.diag(scene.cell))
+        pairs.append(run_prismatic(scene.numbers, r, particle_atoms(scene), cell, plan.ends[i], plan.settings))
+    psi = [[resample(w, plan.settings.pixel).values for w in pair] for pair in pairs]
+    return _dataset(psi, plan).assign_attrs(messages=pairs[0][0].attrs['messages'])
 
 # %% ../../nbs/waves/04_multislice.ipynb #d812e8b2
 def _projector(plan, device):
@@ -429,20 +455,30 @@ def _run(plan, device, batch, workers):
 
 def _kept(waves):
     "Share of the electrons that each scene's waves still hold: (structure, phonon, y, x) in, (structure) out"
-    flat = np.abs(waves.reshape(len(waves), -1))
-    return [round(float(np.mean(np.square(w), dtype='f8')), 5) for w in flat]
+    shares = [np.square(np.abs(w)).mean(dtype='f8') for w in waves]
+    return [round(float(s), 5) for s in shares]
 
 def _warn_of_loss(kept, settings):
     "Say where a specimen scatters much of the beam out of the band"
     for i, share in enumerate(kept):
-        if share < .95 and settings.absorption is None:
-            warnings.warn(f'scene {i}: {100*(1 - share):.0f} % of the electrons have left the band of {settings.edge:.2f}/Å (pixels of {settings.pixel:g} Å) '
-                          'and will be in no image', stacklevel=4)
+        if share >= .95 or settings.absorption is not None: continue
+        warnings.warn(f'scene {i}: {100*(1 - share):.0f} % of the electrons have left the band of {settings.edge:.2f}/Å '
+                      f'(pixels of {settings.pixel:g} Å) and will be in no image', stacklevel=4)
 
 def _record(scene, seed, plane_z, kept, wave):
     "Where a scene's waves come from, as JSON"
-    source = scene.info.get('record') or dict(positions=checksum(scene.positions), numbers=checksum(scene.numbers))
-    return json.dumps(plain(dict(wave=dict(wave, seed=seed), scene=source, plane_z=plane_z, kept=kept, versions=versions())))
+    source = scene.info.get('record')
+    if not source: source = dict(positions=checksum(scene.positions), numbers=checksum(scene.numbers))
+    wave = dict(wave, seed=seed)
+    record = dict(wave=wave, scene=source, plane_z=plane_z, kept=kept, versions=versions())
+    return json.dumps(plain(record))
+
+def _about(plan):
+    "What an array carries, as it is passed on without its Dataset"
+    s = plan.settings
+    tilts = dict(beam_tilt=plan.beam_tilt, specimen_tilt=s.specimen_tilt)
+    numbers = dict(energy=float(s.energy), pixel=float(s.pixel), q_max=s.edge)
+    return numbers | {k: [float(t) for t in v] for k, v in tilts.items()}
 
 def _dataset(psi, plan):
     s = plan.settings
@@ -454,11 +490,11 @@ def _dataset(psi, plan):
     wave = s.to_record(rms=plan.rms, beam_tilt=plan.beam_tilt)
     each = [{k: v[i] for k, v in kept.items()} for i in range(n)]
     records = [_record(*of) for of in zip(plan.scenes, plan.seeds, plan.ends, each, [wave]*n)]
-    # on the arrays too, which are passed on without their Dataset
-    about = dict(energy=float(s.energy), pixel=float(s.pixel), q_max=s.edge, beam_tilt=[float(t) for t in plan.beam_tilt], specimen_tilt=[float(t) for t in s.specimen_tilt])
+    about = _about(plan)
     dims = ('structure', 'phonon', 'y', 'x')
-    arrays = dict(full=(dims, full, about), particle=(dims, alone, about), plane_z=('structure', plan.ends, {'units': 'Å'}),
-                  kept=(('structure', 'of'), np.transpose(list(kept.values()))), record=('structure', records))
+    shares = np.transpose(list(kept.values()))
+    arrays = dict(full=(dims, full, about), particle=(dims, alone, about), kept=(('structure', 'of'), shares),
+                  plane_z=('structure', plan.ends, {'units': 'Å'}), record=('structure', records))
     places = dict(phonon=np.arange(full.shape[1]), of=list(kept), **coords((ny, nx), s.pixel))
     return xr.Dataset(arrays, coords=places, attrs=dict(energy=float(s.energy), pixel=float(s.pixel)))
 
@@ -470,7 +506,7 @@ def one_structure(
     "The waves of one structure, with its plane and what is kept of the beam in the attributes of each array"
     w = waves.isel(structure=number)
     z = float(w.plane_z)
-    arrays = {k: w[k].drop_vars('of', errors='ignore').assign_attrs(plane_z=z, kept=float(w.kept.sel(of=k))) for k in ('full', 'particle')}
+    arrays = {k: w[k].assign_attrs(plane_z=z, kept=float(w.kept.sel(of=k))) for k in ('full', 'particle')}
     out = w.drop_vars(('plane_z', 'kept', 'of', 'record')).assign(arrays)
     return out.assign_attrs(plane_z=z, record=w.record.item())
 
@@ -512,16 +548,20 @@ def resample(
     f = np.fft.ifftshift(_cut(f, shape), axes=(-2, -1))
     out = scipy.fft.ifft2(f)*(np.prod(shape)/np.prod(wave.shape[-2:]))
     rest = {k: v for k, v in wave.coords.items() if not {'y', 'x'} & set(v.dims)}
-    return xr.DataArray(out.astype(wave.dtype), dims=wave.dims, coords={**rest, **coords(shape, px)}, name=wave.name, attrs=_resampled(wave.attrs, px))
+    places = {**rest, **coords(shape, px)}
+    attrs = _resampled(wave.attrs, px)
+    return xr.DataArray(out.astype(wave.dtype), dims=wave.dims, coords=places, name=wave.name, attrs=attrs)
 
 # %% ../../nbs/waves/04_multislice.ipynb #5b2d000b
 def _check_wave(wave):
     "Refuse what is no wave on a grid"
     if not isinstance(wave, xr.DataArray):
-        raise TypeError(f'wave={wave!r:.60} is of type {type(wave).__name__}: expected what `exit_wave` gives, or its .full or .particle')
+        kind = type(wave).__name__
+        raise TypeError(f'wave={wave!r:.60} is of type {kind}: expected what `exit_wave` gives, or its .full or .particle')
     if tuple(wave.dims[-2:]) != ('y', 'x') or not {'y', 'x'} <= set(wave.coords):
         raise ValueError(f'dims={wave.dims}: expected (..., y, x) with coordinates in Å')
-    if min(wave.shape[-2:]) < 2: raise ValueError(f'a wave of {wave.sizes["y"]} × {wave.sizes["x"]} pixels: expected at least 2 × 2')
+    ny, nx = wave.shape[-2:]
+    if min(ny, nx) < 2: raise ValueError(f'a wave of {ny} × {nx} pixels: expected at least 2 × 2')
 
 def _check_beam(attrs, pixel):
     "Refuse a grid that cannot hold the unscattered beam"
@@ -530,7 +570,8 @@ def _check_beam(attrs, pixel):
     lam = wavelength(attrs['energy'])
     q = max(abs(math.sin(math.radians(t)))/lam for t in tilt)
     if q*2*pixel >= 1:
-        raise ValueError(f'pixel={pixel:g} Å cannot hold a beam tilted by {tuple(tilt)} degrees: expected less than {1/(2*q):.3f} Å')
+        raise ValueError(f'pixel={pixel:g} Å cannot hold a beam tilted by {tuple(tilt)} degrees: '
+                         f'expected less than {1/(2*q):.3f} Å')
 
 def _resampled(attrs, pixel):
     "The attributes of a wave on another pixel: its band is the smaller of its own and the grid's"
@@ -558,8 +599,10 @@ def wave_error(
     check_range(1e-3, 100, q_max=q_max)
     f, g = (resample(w.astype('c16'), .45/q_max) for w in (wave, reference))
     if f.shape != g.shape: raise ValueError(f'waves of {wave.sizes} and {reference.sizes} do not cover the same cell')
-    inside = np.hypot(*freqs(f.shape[-2:], float(f.x[1] - f.x[0]))) < q_max
-    difference = np.fft.fft2(f.values - g.values)[..., inside]   # not by coordinates, which may differ in their last bit
+    pixel = float(f.x[1] - f.x[0])
+    inside = np.hypot(*freqs(f.shape[-2:], pixel)) < q_max
+    # values, not arrays with coordinates, which may differ in their last bit
+    difference = np.fft.fft2(f.values - g.values)[..., inside]
     scattered = np.fft.fft2(g.values - 1)[..., inside]
     return float(np.linalg.norm(difference)/np.linalg.norm(scattered))
 
@@ -567,9 +610,11 @@ def wave_error(
 def _box(scene, margin, whole, px):
     "Along y and x, first pixel and number of pixels of the smallest FFT-friendly box around atoms"
     yx = scene.positions[:, 1::-1]/px
-    first = np.floor(yx.min(0) - margin/px).astype(int)
-    needed = [math.ceil((far + margin/px - near)/2) for near, far in zip(first, yx.max(0))]
-    n = [min(w, 2*scipy.fft.next_fast_len(half)) for half, w in zip(needed, whole)]
+    around = margin/px
+    first = np.floor(yx.min(0) - around).astype(int)
+    halves = [math.ceil((far + around - near)/2) for near, far in zip(first, yx.max(0))]
+    fast = [2*scipy.fft.next_fast_len(half) for half in halves]
+    n = [min(w, f) for f, w in zip(fast, whole)]
     return np.where(np.equal(n, whole), 0, first), n   # where the box is the cell, the atoms stay
 
 @delegates(exit_wave)
@@ -583,7 +628,8 @@ def particle_wave(
     "The wave of the particles alone, from the smallest box that holds them"
     check_range(0, 1e3, margin=margin)
     for k in ('beam_tilt', 'specimen_tilt'):
-        if any(kwargs.get(k, ())): raise ValueError(f'{k}={kwargs[k]!r}: a box holds whole particles only where nothing is tilted')
+        if not np.any(kwargs.get(k, 0)): continue
+        raise ValueError(f'{k}={kwargs[k]!r}: a box holds whole particles only where nothing is tilted')
     box = scene[particle_atoms(scene)]
     if not len(box): raise ValueError('the scene has no particles')
     whole, px = grid(np.diag(scene.cell)[:2], pixel)
@@ -595,4 +641,5 @@ def particle_wave(
     rows = (first[0] + np.arange(n[0]))[:, None] % whole[0]
     columns = (first[1] + np.arange(n[1])) % whole[1]
     out[:, rows, columns] = w.values
-    return xr.DataArray(out, dims=w.dims, coords={'phonon': w.phonon, **coords(whole, px)}, name='particle', attrs=w.attrs)
+    places = {'phonon': w.phonon, **coords(whole, px)}
+    return xr.DataArray(out, dims=w.dims, coords=places, name='particle', attrs=w.attrs)

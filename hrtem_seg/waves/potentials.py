@@ -71,7 +71,8 @@ def grid(
     for nx in range(2*half, 4*half + 20, 2):
         ny = _rows(nx, cell)
         if ny and _fast(nx) and _fast(ny): return (ny, nx), round(lx/nx, 12)
-    raise ValueError(f'cell of {lx:g} × {ly:g} Å: no square pixel of at most {pixel:g} Å fits both edges; {_advice(cell, pixel)}')
+    advice = _advice(cell, pixel)
+    raise ValueError(f'cell of {lx:g} × {ly:g} Å: no square pixel of at most {pixel:g} Å fits both edges; {advice}')
 
 def _advice(cell, pixel):
     "Which cell would fit: for atoms that may be set in another one, and for a crystal, which may not be torn"
@@ -81,8 +82,8 @@ def _advice(cell, pixel):
     found = square_repeats(cell, pixel)
     if not found: return loose
     (mx, my), strain = found
-    return (f'{loose}. A crystal that fills the cell would be torn by that: repeated {mx} × {my} times and strained by {100*strain:+.2f} % '
-            f'along y it fits (`fit_cell` does it)')
+    return (f'{loose}. A crystal that fills the cell would be torn by that: repeated {mx} × {my} times and strained by '
+            f'{100*strain:+.2f} % along y it fits (`fit_cell` does it)')
 
 # %% ../../nbs/waves/00_potentials.ipynb #5a1c9d10
 def square_repeats(
@@ -114,7 +115,8 @@ def fit_cell(
     cell = np.diag(atoms.cell)
     found = square_repeats(tuple(cell[:2]), pixel, strain)
     if not found:
-        raise ValueError(f'cell of {cell[0]:g} × {cell[1]:g} Å, strain={strain:g}: no supercell up to 150 Å fits a square pixel of {pixel:g} Å; allow more strain or a finer pixel')
+        raise ValueError(f'cell of {cell[0]:g} × {cell[1]:g} Å, strain={strain:g}: no supercell up to 150 Å fits a square pixel '
+                         f'of {pixel:g} Å; allow more strain or a finer pixel')
     (mx, my), change = found
     out = atoms*(mx, my, 1)
     edges = np.diag(out.cell).copy()
@@ -124,7 +126,8 @@ def fit_cell(
     return out
 
 # %% ../../nbs/waves/00_potentials.ipynb #9233e86a
-WIDTH, FINER = 7, 1.25                        # Pixels that an atom is spread over along each axis; the grid is so much finer
+WIDTH = 7     # Pixels that an atom is spread over along each axis
+FINER = 1.25  # The grid is so much finer than the potential's
 _BETA = .97*math.pi*WIDTH*(1 - 1/(2*FINER))   # Sharpness of the bump (Barnett et al.)
 
 def _bump(
@@ -135,7 +138,7 @@ def _bump(
 
 # %% ../../nbs/waves/00_potentials.ipynb #e0df8b70
 def _tap_polynomials(degree=9):
-    "(degree + 1, WIDTH): coefficients, highest first, of the bump on each pixel, by the distance from the bump's edge to the first pixel"
+    "(degree + 1, WIDTH): coefficients, highest first, of the bump on each pixel, by where its edge lies in the first"
     t = (1 - np.cos(np.pi*(np.arange(40) + .5)/40))/2
     places = [np.clip((t + k)*2/WIDTH - 1, -1, 1) for k in range(WIDTH)]
     values = np.stack([_bump(p) for p in places], 1)
@@ -239,8 +242,10 @@ class Projector:
         self.pixel = pixel
         self.device = device
         self.dtype = dtype
-        self.fine = tuple(max(n, scipy.fft.next_fast_len(math.ceil(FINER*n*band))) for n in shape)
-        self.fold = [torch.as_tensor(np.minimum(np.arange(n), n - np.arange(n)), device=device) for n in shape]
+        finer = [scipy.fft.next_fast_len(math.ceil(FINER*n*band)) for n in shape]
+        self.fine = tuple(max(n, f) for n, f in zip(shape, finer))
+        mirrored = [np.minimum(np.arange(n), n - np.arange(n)) for n in shape]
+        self.fold = [torch.as_tensor(i, device=device) for i in mirrored]
         self._set_quarter(band)
         smear = smear or {}
         elements = [int(z) for z in np.unique(numbers)]
@@ -250,14 +255,17 @@ class Projector:
     def _set_quarter(self, band):
         "Frequencies and what every filter holds, on one quarter of the plane: the filters are even"
         qy, qx = (np.arange(n//2 + 1)/(n*self.pixel) for n in self.shape)
-        by_axis = [_bump_transform(k*self.pixel*n/f) for k, n, f in zip((qy, qx), self.shape, self.fine)]
+        cycles = [k*self.pixel*n/f for k, n, f in zip((qy, qx), self.shape, self.fine)]   # per pixel of the finer grid
+        bump = np.outer(*map(_bump_transform, cycles))
         self.q = np.hypot(qy[:, None], qx)
-        inside = np.maximum(qy[:, None], qx) < band*(1 - 1e-9)/(2*self.pixel)
-        self.base = np.where(inside, POTENTIAL/self.pixel**2/np.outer(*by_axis), 0)
+        edge = band*(1 - 1e-9)/(2*self.pixel)
+        inside = np.maximum(qy[:, None], qx) < edge
+        self.base = np.where(inside, POTENTIAL/self.pixel**2/bump, 0)
 
     def _damped(self, z, parametrization, rms):
         "An element's scattering factor times its Debye–Waller factor"
-        return scattering_factor(self.q, z, parametrization)*np.exp(-2*(np.pi*rms*self.q)**2)
+        damping = np.exp(-2*(np.pi*rms*self.q)**2)
+        return scattering_factor(self.q, z, parametrization)*damping
 
     def filter(self, f):
         "From a scattering factor at the frequencies `self.q` to what an element's `spectrum` is multiplied by"
@@ -266,7 +274,7 @@ class Projector:
         return quarter[self.fold[0]][:, self.fold[1]]
 
     def spectrum(self, y, x, item=None, items=1):
-        "Structure factor of one element's atoms times the bump's transform, before any filter; items in pairs, as in `spread`"
+        "Structure factor of one element's atoms times the bump's transform; items in pairs, as in `spread`"
         sy, sx = (f/n/self.pixel for f, n in zip(self.fine, self.shape))
         grids = spread(np.asarray(y)*sy, np.asarray(x)*sx, self.fine, item, items, self.device, self.dtype)
         return fft2(grids, overwrite=True)

@@ -26,17 +26,23 @@ def prismatic_python()->str:
     return os.environ.get('PRISMATIC_PYTHON') or sys.executable
 
 # %% ../../nbs/waves/01_prismatic.ipynb #4187b793
+_VERSION = 'import importlib.metadata as m; print(m.version("pyprismatic"))'
+
 def prismatic_status(
     python:str=None, # The interpreter that would run it; `prismatic_python` if None
 )->dict: # installed: version or None; hrtem: whether it computes HRTEM waves; error: why it cannot be imported
     "What kind of Prismatic is at hand"
     python = python or prismatic_python()
-    out = subprocess.run([python, '-c', 'import importlib.metadata as m; print(m.version("pyprismatic"))'], capture_output=True, text=True)
-    if out.returncode: return dict(installed=None, hrtem=False, error='not installed')
+    asked = subprocess.run([python, '-c', _VERSION], capture_output=True, text=True)
+    if asked.returncode: return dict(installed=None, hrtem=False, error='not installed')
+    version = asked.stdout.strip()
     with tempfile.TemporaryDirectory() as d:
-        probe = subprocess.run([python, '-c', _PROBE], capture_output=True, text=True, cwd=d, env={**os.environ, 'HOME': d}, timeout=120)
-    if probe.returncode: return dict(installed=out.stdout.strip(), hrtem=False, error=(probe.stderr.strip().splitlines() or [f'exit status {probe.returncode}'])[-1])
-    return dict(installed=out.stdout.strip(), hrtem=json.loads(probe.stdout.splitlines()[-1]), error=None)
+        env = {**os.environ, 'HOME': d}
+        probe = subprocess.run([python, '-c', _PROBE], capture_output=True, text=True, cwd=d, env=env, timeout=120)
+    if probe.returncode:
+        said = probe.stderr.strip().splitlines() or [f'exit status {probe.returncode}']
+        return dict(installed=version, hrtem=False, error=said[-1])
+    return dict(installed=version, hrtem=json.loads(probe.stdout.splitlines()[-1]), error=None)
 
 # %% ../../nbs/waves/01_prismatic.ipynb #238786a3
 def need_prismatic(
@@ -44,10 +50,13 @@ def need_prismatic(
 ):
     "Raise `RuntimeError` unless there is a Prismatic that computes HRTEM waves"
     if status['hrtem']: return
-    have = 'pyprismatic is not installed' if status['installed'] is None else f"pyprismatic {status['installed']} is installed"
-    why = '' if status['installed'] is None else f" but cannot be imported: {status['error']}" if status['error'] else ', which computes STEM images only'
-    raise RuntimeError(f"engine='prismatic': {have}{why}. HRTEM needs Prismatic 2 (`conda install -c conda-forge \"pyprismatic=2.*\" h5py scipy`), "
-                       "which the package index does not have; a Python that has it can be named in PRISMATIC_PYTHON. engine='multislice' needs nothing")
+    version = status['installed']
+    if version is None: have = 'pyprismatic is not installed'
+    elif status['error']: have = f"pyprismatic {version} is installed but cannot be imported: {status['error']}"
+    else: have = f'pyprismatic {version} is installed, which computes STEM images only'
+    raise RuntimeError(f"engine='prismatic': {have}. HRTEM needs Prismatic 2 "
+                       '(`conda install -c conda-forge "pyprismatic=2.*" h5py scipy`), which the package index does not have; '
+                       "a Python that has it can be named in PRISMATIC_PYTHON. engine='multislice' needs nothing")
 
 # %% ../../nbs/waves/01_prismatic.ipynb #a9bd0988
 def prismatic_xyz(
@@ -59,9 +68,11 @@ def prismatic_xyz(
     "The scene as Prismatic reads it, turned so that its beam enters where ours does"
     lx, ly, lz = cell
     c = math.ceil(lz/thickness - 1e-9)*thickness
-    r = np.c_[np.mod(positions[:, :2], [lx, ly]), np.clip(c - positions[:, 2], 0, c)]
-    lines = [f'{z} {x:.6f} {y:.6f} {h:.6f} 1.0 0.0' for z, (x, y, h) in zip(numbers, r)]
-    return '\n'.join(['made by hrtem_seg', f'    {lx:.6f} {ly:.6f} {c:.6f}', *lines, '-1', '']), c
+    xy = np.mod(positions[:, :2], [lx, ly])
+    height = np.clip(c - positions[:, 2], 0, c)
+    lines = ['made by hrtem_seg', f'    {lx:.6f} {ly:.6f} {c:.6f}']
+    for z, (x, y), h in zip(numbers, xy, height): lines.append(f'{z} {x:.6f} {y:.6f} {h:.6f} 1.0 0.0')
+    return '\n'.join([*lines, '-1', '']), c
 
 # %% ../../nbs/waves/01_prismatic.ipynb #c630a3ea
 def from_prismatic(
@@ -74,9 +85,11 @@ def from_prismatic(
 )->xr.DataArray: # (y, x)
     "A wave of Prismatic in this project's axes, at a plane"
     psi = np.asarray(wave).T
-    q2 = np.add(*(k**2 for k in freqs(psi.shape, pixel)))
-    dz = end - (math.ceil(c/thickness - 1e-9)*thickness - c/2 + thickness/2)
-    psi = np.fft.ifft2(np.fft.fft2(psi)*np.exp(-1j*np.pi*wavelength(energy)*dz*q2)).astype('c8')
+    qy, qx = freqs(psi.shape, pixel)
+    last = math.ceil(c/thickness - 1e-9)*thickness
+    dz = end - (last - c/2 + thickness/2)
+    propagator = np.exp(-1j*np.pi*wavelength(energy)*dz*(qy**2 + qx**2))
+    psi = np.fft.ifft2(np.fft.fft2(psi)*propagator).astype('c8')
     return xr.DataArray(psi, dims=('y', 'x'), coords=coords(psi.shape, pixel))
 
 # %% ../../nbs/waves/01_prismatic.ipynb #c9feeb32
@@ -102,10 +115,13 @@ def prismatic_settings(
 )->dict:
     "Keywords of Prismatic's metadata for one HRTEM wave at normal incidence"
     lx, ly, c = cell
-    return dict(filenameAtoms='scene.xyz', filenameOutput='output.h5', algorithm='hrtem', E0=energy/1e3, cellDimX=lx, cellDimY=ly, cellDimZ=c,
-                realspacePixelSizeX=pixel, realspacePixelSizeY=pixel, sliceThickness=thickness, potential3D=projection == 'finite', zSampling=16, potBound=3.,
-                interpolationFactorX=1, interpolationFactorY=1, tileX=1, tileY=1, tileZ=1, numFP=1, numThreads=threads, numGPUs=0,
-                includeThermalEffects=False, includeOccupancy=False, save2DOutput=False, save3DOutput=True, save4DOutput=False, saveComplexOutputWave=True)
+    names = dict(filenameAtoms='scene.xyz', filenameOutput='output.h5', algorithm='hrtem', E0=energy/1e3)
+    lengths = dict(cellDimX=lx, cellDimY=ly, cellDimZ=c, realspacePixelSizeX=pixel, realspacePixelSizeY=pixel,
+                   sliceThickness=thickness, potential3D=projection == 'finite', zSampling=16, potBound=3.)
+    counts = dict(interpolationFactorX=1, interpolationFactorY=1, tileX=1, tileY=1, tileZ=1, numFP=1, numThreads=threads, numGPUs=0)
+    switches = dict(includeThermalEffects=False, includeOccupancy=False, save2DOutput=False, save3DOutput=True,
+                    save4DOutput=False, saveComplexOutputWave=True)
+    return names | lengths | counts | switches
 
 # %% ../../nbs/waves/01_prismatic.ipynb #f29b54e9
 def prismatic_wave(
@@ -119,20 +135,36 @@ def prismatic_wave(
     python:str=None,    # The interpreter; `prismatic_python` if None
 )->xr.DataArray: # (y, x)
     "One HRTEM wave by Prismatic, in a process, a directory and a home of its own"
-    for l in cell[:2]:
-        if round(l/pixel) % 4: raise ValueError(f'pixel={pixel:g} gives {round(l/pixel)} pixels over {l:g} Å: Prismatic needs a multiple of 4, for instance {l/(4*math.ceil(l/pixel/4)):.5g} Å')
+    _check_pixels(cell, pixel)
     text, c = prismatic_xyz(numbers, positions, cell, thickness)
+    settings = prismatic_settings((*cell[:2], c), pixel, thickness, energy, projection)
     folder = Path(tempfile.mkdtemp(prefix='prismatic-'))
     (folder/'scene.xyz').write_text(text)
-    (folder/'settings.json').write_text(json.dumps(prismatic_settings((*cell[:2], c), pixel, thickness, energy, projection)))
-    try: done = subprocess.run([python or prismatic_python(), '-c', _RUN], capture_output=True, text=True, cwd=folder, env={**os.environ, 'HOME': str(folder)}, timeout=timeout)
-    except subprocess.TimeoutExpired as e: raise RuntimeError(f'Prismatic was stopped after {timeout:g} s; what it left lies in {folder}') from e
-    if done.returncode or not (folder/'wave.npy').exists():
-        raise RuntimeError(f'Prismatic failed (exit status {done.returncode}); what it left lies in {folder}. It said:\n{(done.stdout + done.stderr)[-2000:]}')
+    (folder/'settings.json').write_text(json.dumps(settings))
+    said = _run_in(folder, python or prismatic_python(), timeout)
     wave = from_prismatic(np.load(folder/'wave.npy'), 2*pixel, c, thickness, end, energy)
-    wave.attrs['messages'] = done.stdout[-2000:]
+    wave.attrs['messages'] = said[-2000:]
     shutil.rmtree(folder)
     return wave
+
+def _check_pixels(cell, pixel):
+    "Refuse a pixel that Prismatic would round"
+    for l in cell[:2]:
+        n = round(l/pixel)
+        if n % 4 == 0: continue
+        fits = l/(4*math.ceil(l/pixel/4))
+        raise ValueError(f'pixel={pixel:g} gives {n} pixels over {l:g} Å: Prismatic needs a multiple of 4, for instance {fits:.5g} Å')
+
+def _run_in(folder, python, timeout):
+    "Run what lies in a folder; what Prismatic said"
+    env = {**os.environ, 'HOME': str(folder)}
+    try: done = subprocess.run([python, '-c', _RUN], capture_output=True, text=True, cwd=folder, env=env, timeout=timeout)
+    except subprocess.TimeoutExpired as e:
+        raise RuntimeError(f'Prismatic was stopped after {timeout:g} s; what it left lies in {folder}') from e
+    if done.returncode or not (folder/'wave.npy').exists():
+        said = (done.stdout + done.stderr)[-2000:]
+        raise RuntimeError(f'Prismatic failed (exit status {done.returncode}); what it left lies in {folder}. It said:\n{said}')
+    return done.stdout
 
 # %% ../../nbs/waves/01_prismatic.ipynb #9b0a41b7
 def run_prismatic(

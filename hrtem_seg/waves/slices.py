@@ -190,7 +190,7 @@ def pass_fields(
 REACH = 3. # Å, how far along the beam a finite potential is followed
 
 class _Layers:
-    "Thin layers of atoms whose potentials reach into several slices: spectra are made once and dropped when they are passed"
+    "Thin layers of atoms whose potentials reach into several slices: a spectrum is made once and dropped when passed"
     def __init__(self, project, atoms, thickness, items):
         self.n = max(8, math.ceil(thickness/.25))   # layers in a slice
         self.h = thickness/self.n                   # Å
@@ -216,7 +216,9 @@ class _Layers:
         return [j for j in np.unique(self.layer) if lo < (j + .5)*self.h < hi]
 
     def forget(self, k):
-        for key in [key for key in self.spectra if key[0] < k*self.n - REACH/self.h - 1]: del self.spectra[key]
+        "Drop the spectra of layers that slice k and those after it do not see"
+        first = k*self.n - REACH/self.h - 1
+        self.spectra = {key: spectrum for key, spectrum in self.spectra.items() if key[0] >= first}
 
     def spectrum(self, j, z):
         "Of the atoms of one element in one layer, or None"

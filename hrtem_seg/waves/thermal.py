@@ -54,7 +54,7 @@ def debye_rms(
 _NOT_METALS = set('H B C N O F Si P S Cl As Se Br Te I'.split())
 
 def _analogous(cation, anion, like):
-    "{symbol: mean-square displacement} of a compound from three others: with another anion, with another cation, with both"
+    "{symbol: mean-square displacement} of a compound from three: with another anion, another cation, and both"
     (c1, a1), (c2, a2), (c3, a3) = like
     return {cation: c1*c2/c3, anion: a2*a1/a3}
 
@@ -80,8 +80,8 @@ def _mean_square(symbol, around, temperature):
     alone = not others or not (around & _NOT_METALS)
     if alone and symbol in crystals: return crystals[symbol][symbol]
     company = f' beside {", ".join(sorted(others))}' if others else ''
-    raise ValueError(f"rms='table': no displacement is known for {symbol}{company}: give rms={{'{symbol}': ..., ...}} in Å for every element, "
-                     "for instance with those of `thermal_displacements` for the others")
+    raise ValueError(f"rms='table': no displacement is known for {symbol}{company}: give rms={{'{symbol}': ..., ...}} in Å "
+                     "for every element, for instance with those of `thermal_displacements` for the others")
 
 # %% ../../nbs/waves/02_thermal.ipynb #7e00001a
 def thermal_displacements(
@@ -106,9 +106,10 @@ def _projected(
 ):
     "Kirkland's projected potential of an atom, V Å"
     p = parameters()[number]
-    yukawa = sum(a*k0(2*np.pi*math.sqrt(b)*r) for a, b in p[:6].reshape(3, 2))
-    gauss = sum(c/d*np.exp(-(np.pi*r)**2/d) for c, d in p[6:].reshape(3, 2))
-    return POTENTIAL*np.pi*(2*yukawa + gauss)
+    total = 0
+    for a, b in p[:6].reshape(3, 2): total = total + 2*a*k0(2*np.pi*math.sqrt(b)*r)
+    for c, d in p[6:].reshape(3, 2): total = total + c/d*np.exp(-(np.pi*r)**2/d)
+    return POTENTIAL*np.pi*total
 
 @lru_cache(maxsize=256)
 def _grating(
@@ -140,9 +141,11 @@ def _absorptive(number, rms, energy, beyond):
     for each in q:
         middle = k[:, None]**2 + each**2/4
         cross = each*k[:, None]*cosine
-        pairs = f(np.sqrt(np.maximum(middle + cross, 0)))*np.conj(f(np.sqrt(np.maximum(middle - cross, 0))))
+        there = f(np.sqrt(np.maximum(middle + cross, 0)))
+        back = f(np.sqrt(np.maximum(middle - cross, 0)))
+        around = (there*np.conj(back)).real.mean(1)
         diffuse = 1 - np.exp(-4*(np.pi*rms)**2*(k**2 - each**2/4))
-        out.append(2*np.pi*dk*(pairs.real.mean(1)*diffuse*k).sum())
+        out.append(2*np.pi*dk*(around*diffuse*k).sum())
     damping = np.exp(-2*(np.pi*rms*q)**2)
     return q, interaction(energy)*POTENTIAL/2*damping*np.array(out)
 
