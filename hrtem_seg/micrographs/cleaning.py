@@ -66,6 +66,11 @@ def _constant_edges(plane):
 # %% ../../nbs/micrographs/02_cleaning.ipynb #bd30a0b5
 def _holds_a_corner(region): return region[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
+def _all_of(region, plane):
+    "A region with the slivers of the same value that hang on it"
+    alike, _ = ndimage.label(plane == plane[region][0])
+    return np.isin(alike, np.unique(alike[region]))
+
 def find_unknown(
     plane,  # (ny, nx) array
 )->tuple: # (bool (ny, nx): no specimen; number of other constant regions, which may be clipped particles)
@@ -77,7 +82,7 @@ def find_unknown(
     for i, box in enumerate(ndimage.find_objects(regions), start=1):
         region = regions == i
         filled = ndimage.binary_fill_holes(region[box])   # the letters of a caption
-        if _holds_a_corner(region): unknown |= region
+        if _holds_a_corner(region): unknown |= _all_of(region, plane)
         elif filled.mean() >= BOX_FILLED: unknown[box] |= filled
         else: n_clipped += 1
     if unknown.any(): unknown = ndimage.binary_dilation(unknown, np.ones((3, 3)))
@@ -93,11 +98,16 @@ def _median_and_spread(values, axis=None):
     low, median, high = np.nanpercentile(values, (25, 50, 75), axis=axis)
     return median, (high - low)/1.349
 
+def _mirrored(i, n):
+    "Indices from outside an axis of n pixels, turned back at its ends"
+    i = np.abs(i)
+    return np.where(i < n, i, 2*(n - 1) - i)
+
 def _surroundings(plane, at, reach):
-    "Values of the squares around places (n, 2), as (n, pixels); what lies outside repeats the edge"
+    "Values of the squares around places (n, 2), as (n, pixels)"
     offsets = np.mgrid[-reach:reach + 1, -reach:reach + 1].reshape(2, -1)
-    rows = np.clip(at[:, :1] + offsets[0], 0, plane.shape[0] - 1)
-    columns = np.clip(at[:, 1:] + offsets[1], 0, plane.shape[1] - 1)
+    rows = _mirrored(at[:, :1] + offsets[0], plane.shape[0])
+    columns = _mirrored(at[:, 1:] + offsets[1], plane.shape[1])
     return plane[rows, columns]
 
 def _stand_out(plane, far, spread):

@@ -106,6 +106,7 @@ def _opaque(a, alpha, refused):
 # %% ../../nbs/micrographs/01_readers.ipynb #d9a74c20
 def _look_pillow(path):
     from PIL import Image
+    with Image.open(path, formats=('PNG', 'JPEG')) as im: im.verify()   # the checksums of a PNG
     with Image.open(path, formats=('PNG', 'JPEG')) as im:
         im.load()
         n_frames, mode = getattr(im, 'n_frames', 1), im.mode
