@@ -20,7 +20,7 @@ from ..core.records import checksum, plain, versions
 from .crystals import as_record, rotate, rotation_matrix
 from .particles import build_particle, draw_particle
 from .shapes import bound, draw, signed_distance
-from .substrates import (AMORPHOUS, SUPPORTS, atoms_per_volume, check_atoms, check_parameters, density_of,
+from .substrates import (AMORPHOUS, SUPPORTS, any_angle, atoms_per_volume, check_atoms, check_parameters, density_of,
                                              fitting_angle, holding_cell, random_addition, strain_of, substrate,
                                              support_cell)
 
@@ -189,7 +189,8 @@ MOST_STRAIN = .05   # a support strained more than this is another crystal
 
 def _fitted(sub, cell, max_strain):
     "What a support's record says of how it fits the cell"
-    crystal = dict(primitive=True) if sub['kind'] == 'crystalline' else {}
+    kind = sub['kind']
+    crystal = dict(primitive=True) if kind == 'crystalline' else {}
     slab = support_cell(**{**sub, **crystal}, size=(*cell, sub['thickness']))
     angle = sub.get('angle')
     if angle is None:
@@ -197,7 +198,7 @@ def _fitted(sub, cell, max_strain):
     check_range(-1e4, 1e4, angle=angle)
     strain = strain_of(slab, cell, angle)
     would = holding_cell(slab, cell, angle)
-    says = (f'substrate={sub["kind"]!r} is strained by {strain:.1%} to fit a cell of {cell[0]:g} × {cell[1]:g} Å; '
+    says = (f'substrate={kind!r} is strained by {strain:.1%} to fit a cell of {cell[0]:g} × {cell[1]:g} Å; '
             f'a cell of {would[0]:g} × {would[1]:g} Å would strain it by {strain_of(slab, would, angle):.1%}')
     if strain > MOST_STRAIN:
         raise ValueError(f'{says}; expected at most {MOST_STRAIN:.0%}')
@@ -215,24 +216,35 @@ def _draw_substrate(rng, kind, thickness, cell, max_strain):
     if 'seed' in sub or 'thickness' in sub:
         raise ValueError(f'substrate={kind!r}: its thickness is a setting of its own, and its seed is drawn')
     check_parameters(sub)
+    kind = sub['kind']
     thickness = _sampled(rng, thickness=thickness)
     check_range(0, 1e4, thickness=thickness)
-    if sub['kind'] == 'vacuum':
+    if kind == 'vacuum':
         thickness = 0.
-    if sub['kind'] == 'graphene':
+    if kind == 'graphene':
         thickness = 3.35*(sub.get('layers', 1) - 1)
     if 'material' in sub:
         sub['material'] = as_record(sub['material'])
     sub = dict(sub, thickness=float(thickness), seed=int(rng.integers(2**53)))
     check_atoms((*cell, thickness))
-    if sub['kind'] not in SUPPORTS:
+    if kind not in SUPPORTS:
         small = [min(edge, 30.) for edge in cell]
         substrate(dict(sub, thickness=min(thickness, 3.)), small)   # to refuse what cannot be made
-    elif max_strain is not None and (thickness or sub['kind'] == 'graphene'):
+    elif max_strain is not None and (thickness or kind == 'graphene'):
         return _fitted(sub, cell, max_strain)
     return sub
 
-# %% ../../nbs/structures/04_scenes.ipynb #a2792446
+# %% ../../nbs/structures/04_scenes.ipynb #a947102c
+_ADSORBED = dict(thickness=(.1, 100), density=(.01, 4), min_distance=(0, 3))   # Å, g/cm³, Å
+
+@dataclass(frozen=True)
+class _Adsorbate:
+    "Carbon on particles"
+    thickness:float           # Å
+    density:float             # g/cm³
+    seed:int
+    min_distance:float = 0.   # From the film, Å
+
 def _draw_adsorbate(rng, adsorbate):
     "Record of the carbon on the particles"
     if adsorbate is None:
@@ -240,14 +252,12 @@ def _draw_adsorbate(rng, adsorbate):
     if not isinstance(adsorbate, dict):
         raise ValueError(f"adsorbate={adsorbate!r}: expected None or {{'thickness': Å, 'density': g/cm³}}")
     for name in adsorbate:
-        check_in(['thickness', 'density', 'min_distance'], adsorbate=name)
+        check_in(_ADSORBED, adsorbate=name)
     ads = draw(rng, {'thickness': 4., 'density': 1., 'min_distance': 1.4, **adsorbate})
-    check_range(.1, 100, **{"adsorbate['thickness']": ads['thickness']})
-    check_range(.01, 4, **{"adsorbate['density']": ads['density']})
     if ads['min_distance'] is None:   # from before it kept its distance from the film
         del ads['min_distance']
-    else:
-        check_range(0, 3, **{"adsorbate['min_distance']": ads['min_distance']})
+    for name, value in ads.items():
+        check_range(*_ADSORBED[name], **{f'adsorbate[{name!r}]': value})
     return dict(ads, seed=int(rng.integers(2**53)))
 
 def _draw_depth(rng, depth, kind):
@@ -350,19 +360,30 @@ class Drawn:
 
     @classmethod
     def from_record(cls, record):
-        if not isinstance(record, dict) or not isinstance(record.get('drawn'), dict):
+        drawn = record.get('drawn') if isinstance(record, dict) else None
+        if not isinstance(drawn, dict):
             raise ValueError(f'record={_short(record)}: expected a record as draw_scene gives it')
-        missing = set(cls.__dataclass_fields__) - set(record['drawn'])
-        unknown = set(record['drawn']) - set(cls.__dataclass_fields__)
+        missing = set(cls.__dataclass_fields__) - set(drawn)
+        unknown = set(drawn) - set(cls.__dataclass_fields__)
         if missing or unknown:
             raise ValueError(f'record={_short(record)}: what was drawn lacks {sorted(missing)}, '
                              f'and has {sorted(unknown)}, which is unknown')
-        return cls(**record['drawn'])
+        return cls(**drawn)
 
     @property
     def inwards(self):
         "The sign of z into the substrate"
         return 1 if self.face == 'entrance' else -1
+
+    @property
+    def kind(self):
+        "Of substrate"
+        return self.substrate['kind']
+
+    @property
+    def thickness(self):
+        "Of the substrate, Å"
+        return self.substrate['thickness']
 
 def _short(value, most=60):
     text = repr(value)
@@ -523,23 +544,33 @@ def _in_the_way(film, body, drawn):
 
 def _adsorbed(drawn, bodies, film):
     "Carbon within a layer over the particles, on their free side"
-    ads = drawn.adsorbate
-    if not ads or not bodies:
+    if not drawn.adsorbate or not bodies:
         return np.empty((0, 3))
+    ads = _Adsorbate(**drawn.adsorbate)
     lx, ly = map(float, drawn.cell)
     on = np.concatenate([body.atoms.positions for body in bodies])
-    reach = drawn.gap + ads['thickness']
+    reach = drawn.gap + ads.thickness
     lo = on[:, 2].min() - reach
     hi = on[:, 2].max() + reach
-    pos = random_addition((*drawn.cell, hi - lo), atoms_per_volume(ads['density']), 1.4, ads['seed']) + [0, 0, lo]
+    size = (*drawn.cell, hi - lo)
+    pos = random_addition(size, atoms_per_volume(ads.density), 1.4, ads.seed) + [0, 0, lo]
     free_side = drawn.inwards*pos[:, 2] < -drawn.gap/2
     layer = ~_clear(pos, on, reach, lx, ly) & _clear(pos, on, drawn.gap, lx, ly)
     pos = pos[free_side & layer]
-    if ads.get('min_distance'):
-        pos = pos[_clear(pos, film, float(ads['min_distance']), lx, ly)]
+    if ads.min_distance:
+        pos = pos[_clear(pos, film, float(ads.min_distance), lx, ly)]
     return pos
 
 # %% ../../nbs/structures/04_scenes.ipynb #4d4eec84
+def _strain(drawn):
+    "Of a support, at the angle that its record names or that its seed gives"
+    sub = drawn.substrate
+    slab = support_cell(**sub, size=(*drawn.cell, drawn.thickness))
+    angle = sub.get('angle')
+    if angle is None:
+        angle = any_angle(sub['seed'])
+    return strain_of(slab, drawn.cell, angle)
+
 @dataclass(frozen=True)
 class _Film:
     "A substrate's atoms, z from its surface, and what is said of them in a scene's result"
@@ -550,17 +581,12 @@ class _Film:
     @classmethod
     def of(cls, drawn):
         lx, ly = drawn.cell
-        sub = drawn.substrate
-        numbers, pos = substrate(sub, drawn.cell)
-        about = dict(density=density_of(numbers, lx*ly*sub['thickness']))
-        if sub['kind'] in SUPPORTS and len(pos):
-            slab = support_cell(**sub, size=(lx, ly, sub['thickness']))
-            angle = sub.get('angle')
-            if angle is None:   # as the support itself takes it
-                angle = 360*np.random.default_rng(sub['seed']).random()
-            about['strain'] = strain_of(slab, drawn.cell, angle)
+        numbers, pos = substrate(drawn.substrate, drawn.cell)
+        about = dict(density=density_of(numbers, lx*ly*drawn.thickness))
+        if drawn.kind in SUPPORTS and len(pos):
+            about.update(strain=_strain(drawn))
         if drawn.inwards < 0:
-            pos[:, 2] -= sub['thickness'] if sub['kind'] in AMORPHOUS else pos[:, 2].max(initial=0)
+            pos[:, 2] -= drawn.thickness if drawn.kind in AMORPHOUS else pos[:, 2].max(initial=0)
         return cls(numbers, pos, about)
 
     def without(self, bodies, drawn):
@@ -601,16 +627,17 @@ def _label(scene, bodies, film, ads):
     particle_id = np.repeat(np.arange(len(made)), [len(atoms) for atoms in made])
     grain_id = [atoms.arrays['grain_id'] + g for atoms, g in zip(made, first)]
     role = [atoms.arrays['role'] for atoms in made]
-    scene.arrays['particle_id'] = np.concatenate([particle_id, none]).astype(np.int16)
-    scene.arrays['grain_id'] = np.concatenate([*grain_id, none]).astype(np.int16)
-    scene.arrays['role'] = np.concatenate([*role, np.repeat([1, 2], [len(film.numbers), len(ads)])]).astype(np.int8)
+    others = np.repeat([1, 2], [len(film.numbers), len(ads)])
+    scene.arrays.update(particle_id=np.concatenate([particle_id, none]).astype(np.int16),
+                        grain_id=np.concatenate([*grain_id, none]).astype(np.int16),
+                        role=np.concatenate([*role, others]).astype(np.int8))
 
 def _assemble(record, drawn, bodies, film, ads):
     "One `Atoms` of particles, substrate and adsorbate, with labels and the completed record"
     made = [body.atoms for body in bodies]
     numbers = np.concatenate([*(atoms.numbers for atoms in made), film.numbers, np.full(len(ads), 6)])
     pos = np.concatenate([*(atoms.positions for atoms in made), film.positions, ads])
-    other_face = drawn.inwards*drawn.substrate['thickness']
+    other_face = drawn.inwards*drawn.thickness
     ends = np.array([0., other_face, pos[:, 2].min(initial=0), pos[:, 2].max(initial=0)])
     surface = drawn.vacuum - ends.min()
     _folded(pos, drawn.cell)

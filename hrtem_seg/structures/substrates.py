@@ -6,8 +6,8 @@
 __all__ = ['MOST_ATOMS', 'DENSEST', 'TERSOFF_CARBON', 'NITRIDE_NETWORK', 'SOLIDS', 'FEMTOSECOND', 'SUBSTRATES', 'AMORPHOUS',
            'SUPPORTS', 'atoms_per_volume', 'density_of', 'check_atoms', 'random_addition', 'Solid', 'melt_quench',
            'Block', 'carbon', 'quenched_carbon', 'silicon_nitride', 'quenched_silicon_nitride', 'vacuum', 'strain_of',
-           'fitting_angle', 'holding_cell', 'graphene', 'crystalline', 'support_cell', 'check_parameters', 'substrate',
-           'radial_distribution']
+           'fitting_angle', 'holding_cell', 'any_angle', 'graphene', 'crystalline', 'support_cell', 'check_parameters',
+           'substrate', 'radial_distribution']
 
 # %% ../../nbs/structures/03_substrates.ipynb #f29a52d8
 import inspect, math
@@ -31,7 +31,8 @@ def atoms_per_volume(
     "Number density of an amorphous solid"
     formula = formula or {'C': 1}
     masses = [n*atomic_masses[atomic_numbers[symbol]] for symbol, n in formula.items()]
-    mean_mass = sum(masses)/sum(formula.values())
+    atoms = sum(formula.values())
+    mean_mass = sum(masses)/atoms
     return density/mean_mass*1e-24*units._Nav
 
 def density_of(
@@ -121,8 +122,10 @@ def random_addition(
 )->np.ndarray: # Positions (n, 3) Å
     "Random sequential addition of points that keep a minimum distance"
     _check_fill(size, per_volume, min_distance)
-    pos = np.empty((round(per_volume*math.prod(size)), 3))
-    first = np.full([max(1, int(length/min_distance)) for length in size], -1, np.int32)
+    volume = math.prod(size)
+    pos = np.empty((round(per_volume*volume), 3))
+    cells = [max(1, int(length/min_distance)) for length in size]
+    first = np.full(cells, -1, np.int32)
     after = np.empty(len(pos), np.int32)
     rng = np.random.default_rng(seed)
     size = tuple(map(float, size))
@@ -179,8 +182,11 @@ def _fade(r, R, S):
     "A cut-off that falls from 1 at R to 0 at S, and its derivative"
     if r < R:
         return 1., 0.
-    w = math.pi*(r - R)/(S - R)
-    return .5 + .5*math.cos(w), -.5*math.pi/(S - R)*math.sin(w)
+    width = S - R
+    w = math.pi*(r - R)/width
+    value = .5 + .5*math.cos(w)
+    slope = -.5*math.pi/width*math.sin(w)
+    return value, slope
 
 @njit(cache=True)
 def _tersoff(pos, size, near, count, par, force):
@@ -386,7 +392,10 @@ FEMTOSECOND = 1/10.180505   # in Å √(u/eV)
 
 def _temperatures(steps, first, last):
     "Temperatures (eV) that fall by the same factor at each step"
-    kelvin = np.full(steps, float(first)) if first == last else np.geomspace(first, last, steps)
+    if first == last:
+        kelvin = np.full(steps, float(first))
+    else:
+        kelvin = np.geomspace(first, last, steps)
     return units.kB*kelvin
 
 def melt_quench(
@@ -411,7 +420,8 @@ def melt_quench(
     parameters = tuple(s.parameters.values())
     for steps, femtoseconds, first, last in schedule or s.schedule:
         temperatures = _temperatures(steps, first, last)
-        _dynamics(s.potential, pos, vel, size, parameters, s.reach, temperatures, femtoseconds*FEMTOSECOND, s.mass)
+        step = femtoseconds*FEMTOSECOND
+        _dynamics(s.potential, pos, vel, size, parameters, s.reach, temperatures, step, s.mass)
     return numbers, pos - size*np.floor(pos/size)
 
 # %% ../../nbs/structures/03_substrates.ipynb #91a046fb
@@ -483,7 +493,9 @@ def _tiles(size, seed, solid):
         R = np.array(rotation_matrix(_ball(rng)))
         shift = block.edge*rng.random(3)
         for number, pos in block.elements:
-            n = _cut(pos, block.edge, R, shift, tile*step, (tile + np.ones(3))*step, out)
+            lo = tile*step
+            hi = (tile + np.ones(3))*step
+            n = _cut(pos, block.edge, R, shift, lo, hi, out)
             found.append(out[:n].copy())
             numbers.append(np.full(n, number))
     return np.concatenate(numbers), np.concatenate(found)
@@ -531,8 +543,10 @@ def silicon_nitride(
     "Si₃N₄ by random addition: both elements at random places, so without bonds and without chemical order"
     check_range(.01, 4, density=density)
     check_range(.5, 3, min_distance=min_distance)
-    pos = random_addition(size, atoms_per_volume(density, {'Si': 3, 'N': 4}), min_distance, seed)
-    numbers = np.where(np.arange(len(pos)) % 7 < 3, 14, 7)   # the order of addition is random already
+    per_volume = atoms_per_volume(density, {'Si': 3, 'N': 4})
+    pos = random_addition(size, per_volume, min_distance, seed)
+    order = np.arange(len(pos))   # of addition, which is random already
+    numbers = np.where(order % 7 < 3, 14, 7)
     return numbers, pos
 
 def quenched_silicon_nitride(size, seed):
@@ -567,19 +581,24 @@ def _determinant(N):
 
 def _lattice_fit(flat, cell, angle):
     "The combination at one angle"
-    N = _lattice_fits(flat, cell, np.array([angle]))[0]
+    angles = np.array([angle])
+    N = _lattice_fits(flat, cell, angles)[0]
     if _determinant(N) <= 0:
-        lengths = np.round(np.linalg.norm(flat, axis=1), 2).tolist()
+        lengths = np.linalg.norm(flat, axis=1)
+        lengths = lengths.round(2).tolist()
         raise ValueError(f'a cell of {cell[0]:g} × {cell[1]:g} Å is too small for a lattice with edges of {lengths} Å')
     return N
 
 def _strains(flat, cell, angles):
     "The greatest relative change of a length at each angle (degrees); infinite where the cell is too small"
-    N = _lattice_fits(flat, cell, np.asarray(angles, float))
+    angles = np.asarray(angles, float)
+    N = _lattice_fits(flat, cell, angles)
     possible = _determinant(N) > 0
+    edges = N[possible] @ flat
+    stretch = np.diag(cell) @ np.linalg.inv(edges)
+    lengths = np.linalg.svd(stretch, compute_uv=False)
     out = np.full(len(N), np.inf)
-    stretch = np.diag(cell) @ np.linalg.inv(N[possible] @ flat)
-    out[possible] = np.abs(np.linalg.svd(stretch, compute_uv=False) - 1).max(-1)
+    out[possible] = np.abs(lengths - 1).max(-1)
     return out
 
 def strain_of(
@@ -590,7 +609,8 @@ def strain_of(
     "How much a lattice is strained to fit a cell at an angle"
     flat = slab.cell.array[:2, :2]
     _lattice_fit(flat, cell, angle)
-    return float(_strains(flat, cell, [angle])[0])
+    strains = _strains(flat, cell, [angle])
+    return float(strains[0])
 
 # %% ../../nbs/structures/03_substrates.ipynb #a4e1e2ba
 def fitting_angle(
@@ -600,8 +620,10 @@ def fitting_angle(
     strain:float=.01, # At most this, if an angle allows it
 )->float: # Degrees
     "The first of 4000 random angles at which the lattice fits the cell, or the one where it fits best"
-    angles = 360*np.random.default_rng(seed).random(4000)
-    strains = _strains(slab.cell.array[:2, :2], cell, angles)
+    rng = np.random.default_rng(seed)
+    angles = 360*rng.random(4000)
+    flat = slab.cell.array[:2, :2]
+    strains = _strains(flat, cell, angles)
     fits = np.flatnonzero(strains <= strain)
     chosen = fits[0] if len(fits) else strains.argmin()
     return float(angles[chosen])
@@ -613,8 +635,10 @@ def holding_cell(
 )->tuple: # (lx, ly) Å
     "The cell near `cell` whose edges are those of the lattice at an angle, so that only its corners may be strained"
     flat = slab.cell.array[:2, :2]
-    edges = _lattice_fit(flat, cell, angle) @ flat
-    return tuple(np.linalg.norm(edges, axis=1).round(2).tolist())
+    N = _lattice_fit(flat, cell, angle)
+    edges = N @ flat
+    lengths = np.linalg.norm(edges, axis=1)
+    return tuple(lengths.round(2).tolist())
 
 # %% ../../nbs/structures/03_substrates.ipynb #52cbf185
 def _graphene_slab(layers):
@@ -624,7 +648,9 @@ def _graphene_slab(layers):
     parts = []
     for n in range(layers):
         aside = (n % 2)*(a1 + 2*a2)/3
-        parts.append(sheet.positions*[1, 1, 0] + aside + [0, 0, 3.35*n])
+        up = [0, 0, 3.35*n]
+        flat = sheet.positions*[1, 1, 0]
+        parts.append(flat + aside + up)
     cell = [a1, a2, [0, 0, 3.35*layers]]
     return Atoms('C2'*layers, positions=np.concatenate(parts), cell=cell, pbc=(True, True, False))
 
@@ -693,9 +719,18 @@ def _tile(slab, cell, angle):
     return np.tile(slab.numbers, inside.sum()), pos
 
 # %% ../../nbs/structures/03_substrates.ipynb #7177591a
+def any_angle(
+    seed:int,
+)->float: # Degrees
+    "The angle of a support whose record names none"
+    rng = np.random.default_rng(seed)
+    return 360*rng.random()
+
 def _whole(**values):
+    "Refuse what is no whole number"
     for name, v in values.items():
-        if isinstance(v, bool) or not isinstance(v, (int, np.integer)):
+        whole = isinstance(v, (int, np.integer))
+        if not whole or isinstance(v, bool):
             raise ValueError(f'{name}={v!r}: expected a whole number')
 
 def graphene(
@@ -705,8 +740,11 @@ def graphene(
     angle=None, # Degrees; None: any, from the seed
 ):
     "Graphene layers at an angle"
-    angle = 360*np.random.default_rng(seed).random() if angle is None else angle
-    return _tile(support_cell('graphene', size, layers=layers), size[:2], angle)
+    slab = support_cell('graphene', size, layers=layers)
+    if angle is None:
+        angle = any_angle(seed)
+    cell = size[:2]
+    return _tile(slab, cell, angle)
 
 def crystalline(
     size,             # (lx, ly, thickness) Å
@@ -717,9 +755,11 @@ def crystalline(
     primitive=False,  # Repeat the smallest cell in the plane, as scenes that are drawn today do
 ):
     "A crystal's surface, turned by an angle"
-    angle = 360*np.random.default_rng(seed).random() if angle is None else angle
     slab = support_cell('crystalline', size, material=material, miller=miller, primitive=primitive)
-    return _tile(slab, size[:2], angle)
+    if angle is None:
+        angle = any_angle(seed)
+    cell = size[:2]
+    return _tile(slab, cell, angle)
 
 def support_cell(
     kind:str,         # 'graphene' or 'crystalline'
