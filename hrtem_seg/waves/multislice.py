@@ -463,7 +463,7 @@ def _warn_of_loss(kept, settings):
     for i, share in enumerate(kept):
         if share >= .95 or settings.absorption is not None: continue
         warnings.warn(f'scene {i}: {100*(1 - share):.0f} % of the electrons have left the band of {settings.edge:.2f}/Å '
-                      f'(pixels of {settings.pixel:g} Å) and will be in no image', stacklevel=4)
+                      f'(pixels of {settings.pixel:g} Å) and will be in no image', stacklevel=5)
 
 def _record(scene, seed, plane_z, kept, wave):
     "Where a scene's waves come from, as JSON"
