@@ -59,7 +59,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info
 
 help:
-	@echo 'make        set up and run the dose study at quick size (seven minutes on 2 cores)'
+	@echo 'make        set up and run the dose study at quick size (about six minutes on 2 cores)'
 	@echo 'make test   set up and run the tests'
 	@echo 'make prismatic  build Prismatic 1.1.16 for the tests, where that is possible (make test does it)'
 	@echo 'make bench  set up and run the speed benchmarks'

@@ -340,6 +340,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions.samples': ( 'experiments/conditions.html#samples',
                                                                                                 'hrtem_seg/experiments/conditions.py'),
+                                                  'hrtem_seg.experiments.conditions.session_settings': ( 'experiments/conditions.html#session_settings',
+                                                                                                         'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions.stack_cost': ( 'experiments/conditions.html#stack_cost',
                                                                                                    'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions.stacks': ( 'experiments/conditions.html#stacks',

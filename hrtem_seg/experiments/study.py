@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['PHASES', 'Study', 'in_words']
 
-# %% ../../nbs/experiments/05_study.ipynb #1fd9d3b2
+# %% ../../nbs/experiments/05_study.ipynb #2a43dbe2
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from ..core.checks import check_in
 from ..core.files import check_writable
 from ..core.records import versions, write_json
 from . import claims, conditions
-from .conditions import BASE, NETWORK, SESSIONS, combine, draw_images, make_baselines, part
+from .conditions import BASE, NETWORK, combine, draw_images, make_baselines, part, session_settings
 from .results import collapsed_networks, draw_matrices, history_table, score_table, tidy_matrices
 from .settings import used
 from .tasks import Tasks
@@ -72,21 +71,20 @@ def dose_stacks(self:Study,
     "One stack of all doses"
     return self.each_replicate(lambda settings: conditions.dose_sources(self.tasks, settings, doses), base)
 
-# %% ../../nbs/experiments/05_study.ipynb #4158ca8d
+# %% ../../nbs/experiments/05_study.ipynb #dc40668a
 @patch
 def session_stacks(self:Study,
-    structures:dict,  # {name in `SESSIONS`: how many}
+    structures:dict,  # {name of a session: how many}
     prepare:dict,     # Cleaning of their images, as for `prepare`
     target:str=None,  # The session that is trained on too; of the others half are for the curves, half to test
 )->list: # {name: source} of each replicate
     "Surrogate sessions, of structures that nothing else is made of"
-    check_in(SESSIONS, **{f'session {i + 1}': k for i, k in enumerate(structures)})
     halves = {'valid': .5, 'test': .5}
     found = [{} for _ in range(self.replicates)]
     for name, n in structures.items():
         splits = self.base['splits'] if name == target else halves
         few = dict(n_structures=n, splits=splits, seed=self.seed + 1000)
-        made = self.stacks({name: {}}, combine(self.base, SESSIONS[name], few))
+        made = self.stacks({name: {}}, combine(session_settings(self.base, name), few))
         for sources, one in zip(found, made): sources[name] = {**one[name], 'prepare': prepare}
     return found
 
