@@ -214,7 +214,8 @@ def test_hot_pixels_move_no_particle_of_a_trained_network():
     assert scores(got.network, hot).dice.mean() < .5*before
 
 def test_a_network_goes_on_standardising_as_it_was_trained(tmp_path):
-    old = Path(__file__).parents[1]/'data'/'network'
+    from hrtem_seg.segmentation.segmentation import shipped_network
+    old = shipped_network()
     network, record = load_network(old)
     assert network.standardisation == 'mean' and 'standardisation' not in record
     child = fit(old, TRAIN, VALID, epochs=1, out=tmp_path/'child')
