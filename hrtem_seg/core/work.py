@@ -226,7 +226,9 @@ class TimeLeft:
 
     def done(self, *jobs):
         "Say that these have finished"
-        for job in jobs: self.made += self.todo.pop(job, 0.)
+        new = [job for job in jobs if job in self.todo]
+        if not new: return   # between two jobs the estimate stands
+        for job in new: self.made += self.todo.pop(job)
         now = self.clock()
         if self.made > 0: self.end = now + sum(self.todo.values())*(now - self.start)/self.made
 
