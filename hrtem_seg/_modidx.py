@@ -1256,6 +1256,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._grey': ( 'micrographs/readers.html#_grey',
                                                                                         'hrtem_seg/micrographs/readers.py'),
+                                               'hrtem_seg.micrographs.readers._has_emi': ( 'micrographs/readers.html#_has_emi',
+                                                                                           'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._look_mrc': ( 'micrographs/readers.html#_look_mrc',
                                                                                             'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._look_pillow': ( 'micrographs/readers.html#_look_pillow',

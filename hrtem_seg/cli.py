@@ -11,13 +11,15 @@ import argparse, json, os, sys, warnings
 from pathlib import Path
 from . import __version__
 
-# %% ../nbs/cli/00_cli.ipynb #26139be4
+# %% ../nbs/cli/00_cli.ipynb #c8fcd901
 def _complain(command, text): print(f'hrtem-seg {command}: {text}', file=sys.stderr, flush=True)
 
 def _reason(e):
     "An exception in one sentence"
-    if hasattr(e, 'ename'): return f'{e.ename}: {e.evalue}'   # of a notebook that papermill ran
-    if isinstance(e, OSError) and e.strerror: return f'{e.filename}: {e.strerror}' if e.filename else e.strerror
+    if hasattr(e, 'ename'):
+        return f'{e.ename}: {e.evalue}'   # of a notebook that papermill ran
+    if isinstance(e, OSError) and e.strerror:
+        return f'{e.filename}: {e.strerror}' if e.filename else e.strerror
     return str(e) or type(e).__name__
 
 # %% ../nbs/cli/00_cli.ipynb #b4ad5c2f
@@ -26,27 +28,34 @@ def _each(command, names, do):
     from papermill.exceptions import PapermillExecutionError
     failed = []
     for n in names:
-        try: do(n)
-        except BrokenPipeError: raise
+        try:
+            do(n)
+        except BrokenPipeError:
+            raise
         except (PapermillExecutionError, ValueError, OSError, RuntimeError) as e:
             failed.append(n)
             _complain(command, f'{n}: {_reason(e)}')
     if failed:
-        print(f'{len(failed)} of {len(names)} failed: {", ".join(failed)}. The executed notebook has the traceback; what is finished is kept.', file=sys.stderr)
+        print(f'{len(failed)} of {len(names)} failed: {", ".join(failed)}. The executed notebook has the '
+              f'traceback; what is finished is kept.', file=sys.stderr)
     return int(bool(failed))
 
 # %% ../nbs/cli/00_cli.ipynb #9b598a7e
 def _segment_options(args):
     "Arguments of `segment_file` as the command line gives them"
-    cleaning = {'light': 'auto' if args.flat_field else 'never', 'spots': args.xrays, 'unknown': args.borders, 'bright': args.bright}
+    cleaning = {'light': 'auto' if args.flat_field else 'never', 'spots': args.xrays, 'unknown': args.borders,
+                'bright': args.bright}
     frame = int(args.frame) if args.frame and args.frame.isdigit() else args.frame
-    return dict(cleaning=cleaning, flips=args.flips, neck=args.neck, image=args.image, frame=frame, insist=args.insist, overwrite=args.overwrite,
+    return dict(cleaning=cleaning, flips=args.flips, neck=args.neck, image=args.image, frame=frame,
+                insist=args.insist, overwrite=args.overwrite,
                 device=args.device, smallest=None if args.smallest is None else 10*args.smallest)
 
 def _check_segment(args):
     from hrtem_seg.core.checks import check_range
-    if args.pixel_size is not None: check_range(.001, 10, **{'--pixel-size (nm)': args.pixel_size})
-    if args.smallest is not None: check_range(0, 1000, **{'--smallest (nm)': args.smallest})
+    if args.pixel_size is not None:
+        check_range(.001, 10, **{'--pixel-size (nm)': args.pixel_size})
+    if args.smallest is not None:
+        check_range(0, 1000, **{'--smallest (nm)': args.smallest})
     check_range(0, 1, **{'--neck': args.neck})
     if args.frame is not None and args.frame != 'mean' and not args.frame.isdigit():
         raise ValueError(f"--frame={args.frame!r}: expected 'mean' or a whole number from 0")
@@ -66,30 +75,39 @@ def segment(args):
     print(f'network: {about_network(network, record)}', flush=True)
     failed = []
     args.finished = 0
-    for i, (path, found) in enumerate(segment_files(files, pixel, network, args.out, **_segment_options(args)), start=1):
+    for i, (path, found) in enumerate(segment_files(files, pixel, network, args.out, **_segment_options(args)),
+                                      start=1):
         if isinstance(found, Exception):
             failed.append((path, found))
             text = _reason(found)
             _complain('segment', text if path.name in text else f'{path}: {text}')
             continue
-        for text in found.warnings: _complain('segment', f'warning: {text if path.name in text else f"{path}: {text}"}')
+        for text in found.warnings:
+            _complain('segment', f'warning: {text if path.name in text else f"{path}: {text}"}')
         args.finished += 1
         print(f'[{i}/{len(files)}] {found}', flush=True)
-    if not failed: return 0
-    if len(files) > 1: _complain('segment', f'{len(failed)} of {len(files)} files failed: {", ".join(str(p) for p, _ in failed)}')
-    if not out_was_there and not args.finished: Path(args.out).rmdir()
+    if not failed:
+        return 0
+    if len(files) > 1:
+        _complain('segment', f'{len(failed)} of {len(files)} files failed: {", ".join(str(p) for p, _ in failed)}')
+    if not out_was_there and not args.finished:
+        Path(args.out).rmdir()
     return 1 if args.finished else 2
 
-# %% ../nbs/cli/00_cli.ipynb #e47f1b32
+# %% ../nbs/cli/00_cli.ipynb #d7361843
 def _info_text(path, pictures):
     yield f'{path}'
     for p in pictures:
-        size = f'{p.pixel/10:.6g} nm per pixel ({p.calibration})' if p.pixel else f'no pixel size ({p.calibration or "none"})'
+        size = f'{p.pixel/10:.6g} nm per pixel' if p.pixel else 'no pixel size'
+        size += f' ({p.calibration or "none"})'
         frames = f'{p.frames} frames of ' if p.frames > 1 else ''
         yield f'  image {p.number} ({p.name}): {frames}{p.shape[0]} × {p.shape[1]} pixels of type {p.dtype}, {size}'
-        for name, value in p.about.items(): yield f'    {name}: {value:g}'
-        for note in p.notes: yield f'    {note}'
-        if p.refused: yield f'    refused: {p.refused}'
+        for name, value in p.about.items():
+            yield f'    {name}: {value:g}'
+        for note in p.notes:
+            yield f'    {note}'
+        if p.refused:
+            yield f'    refused: {p.refused}'
 
 def info(args):
     "Say what is in files: images, frames, pixel sizes, and what would be refused"
@@ -97,15 +115,19 @@ def info(args):
     from hrtem_seg.segmentation.segmentation import find_files
     told, failed = [], 0
     for path in find_files(args.files, args.recursive):
-        try: pictures = look(path)
+        try:
+            pictures = look(path)
         except (ValueError, OSError, MemoryError) as e:
             failed += 1
             told.append(dict(file=str(path), refused=_reason(e)))
-            if not args.json: _complain('info', _reason(e))
+            if not args.json:
+                _complain('info', _reason(e))
             continue
         told.append(dict(file=str(path), images=[p.to_record() for p in pictures]))
-        if not args.json: print(*_info_text(path, pictures), sep='\n', flush=True)
-    if args.json: print(json.dumps(told, indent=1, ensure_ascii=False))
+        if not args.json:
+            print(*_info_text(path, pictures), sep='\n', flush=True)
+    if args.json:
+        print(json.dumps(told, indent=1, ensure_ascii=False))
     return int(failed > 0)
 
 # %% ../nbs/cli/00_cli.ipynb #a0b26c13
@@ -120,8 +142,10 @@ def studies(args):
     table = plan_all(args.size, args.out)
     print(table.drop(columns='wrong').to_string(index=False, float_format='{:.2f}'.format))
     for n, text in zip(table.study, table.wrong):
-        if text: print(f'{n}: {text}', file=sys.stderr)
-    print(f'hours: of {cores()} cores, for what is not done; unknown: tasks without an estimate, because none of their kind is finished under {args.out}')
+        if text:
+            print(f'{n}: {text}', file=sys.stderr)
+    print(f'hours: of {cores()} cores, for what is not done; unknown: tasks without an estimate, because none of '
+          f'their kind is finished under {args.out}')
 
 # %% ../nbs/cli/00_cli.ipynb #bf1c7b75
 def study(args):
@@ -131,7 +155,8 @@ def study(args):
     given = {k: literal(v, f'-p {k}') for k, v in args.parameter}
     every = args.names == ['all']
     size = {n: size_of(n, args.size) if every else args.size for n in (list_studies() if every else args.names)}
-    for n in size: study_settings(n, size[n], **given)   # all of them are looked at before the first is run
+    for n in size:
+        study_settings(n, size[n], **given)   # all of them are looked at before the first is run
     def run(n):
         result = run_study(n, size[n], args.out, **given)
         print(*(f'{k:9} {result[k]}' for k in ('figure', 'notebook') if k in result), sep='\n', flush=True)
@@ -148,7 +173,8 @@ def results(args):
     numbers.to_csv(out/'results.csv', index=False)
     to_dataset(numbers).to_netcdf(out/'results.nc')
     claims.to_csv(out/'claims.csv', index=False)
-    if args.keep: print(*(keep_result(out/r, args.keep) for r in claims.run.unique()), '', sep='\n')
+    if args.keep:
+        print(*(keep_result(out/r, args.keep) for r in claims.run.unique()), '', sep='\n')
     shown = claims[['run', 'statement', 'n', 'effect', 'low', 'high', 'published', 'p_adjusted', 'verdict']]
     print(shown.to_string(index=False, na_rep='', float_format='{:.3f}'.format), '', sep='\n')
     print(*(out/f for f in ('results.csv', 'results.nc', 'claims.csv')), sep='\n')
@@ -160,8 +186,10 @@ def redraw(args):
     from hrtem_seg.core.records import read_json
     from hrtem_seg.experiments.runner import redraw_study
     there = {f.parent.name: read_json(f)['study'] for f in sorted(Path(args.out).glob('*/result.json'))}
-    if not there: raise FileNotFoundError(f'{Path(args.out).absolute()}: no study with a result.json in it')
-    for n in args.names: check_in([*there, *there.values()], study=n)
+    if not there:
+        raise FileNotFoundError(f'{Path(args.out).absolute()}: no study with a result.json in it')
+    for n in args.names:
+        check_in([*there, *there.values()], study=n)
     folders = [k for k, s in there.items() if not args.names or {k, s} & set(args.names)]
     return _each('redraw', folders, lambda k: print(redraw_study(Path(args.out)/k)['notebook'], flush=True))
 
@@ -179,23 +207,34 @@ def bench(args):
     from hrtem_seg.experiments.runner import run_benchmarks
     print(run_benchmarks(args.out))
 
-# %% ../nbs/cli/00_cli.ipynb #eb682eb1
+# %% ../nbs/cli/00_cli.ipynb #9fb1c805
 def _add_segment(commands):
-    s = commands.add_parser('segment', help=segment.__doc__, description='Write the mask, the labels, an overlay and a table of particles of each micrograph')
-    s.add_argument('files', nargs='+', metavar='FILE', help='micrographs (hrtem-seg info lists what is in them), or folders of them')
-    s.add_argument('--pixel-size', type=float, metavar='NM', help='nm per pixel of the micrographs (default: what each file says)')
+    s = commands.add_parser('segment', help=segment.__doc__,
+                            description='Write the mask, the labels, an overlay and a table of particles of each '
+                                        'micrograph')
+    s.add_argument('files', nargs='+', metavar='FILE',
+                   help='micrographs (hrtem-seg info lists what is in them), or folders of them')
+    s.add_argument('--pixel-size', type=float, metavar='NM',
+                   help='nm per pixel of the micrographs (default: what each file says)')
     s.add_argument('--insist', action='store_true', help='take --pixel-size even where the file says otherwise')
     s.add_argument('--image', type=int, metavar='N', help='which image of a file that holds several, counted from 0')
-    s.add_argument('--frame', metavar='N', help="which frame of a movie, counted from 0, or 'mean' (default: each by itself)")
+    s.add_argument('--frame', metavar='N',
+                   help="which frame of a movie, counted from 0, or 'mean' (default: each by itself)")
     s.add_argument('--bright', action='store_true', help='particles are brighter than their film (default: darker)')
-    s.add_argument('--smallest', type=float, metavar='NM', help='least diameter of a particle in nm (default: what the network was trained on allows)')
-    s.add_argument('--neck', type=float, default=.8, metavar='SHARE', help='split touching particles at necks below this share of their width (default: 0.8; 0: never)')
-    s.add_argument('--flips', action='store_true', help='mean over the image and its mirror images: four times the time, a little better')
+    s.add_argument('--smallest', type=float, metavar='NM',
+                   help='least diameter of a particle in nm (default: what the network was trained on allows)')
+    s.add_argument('--neck', type=float, default=.8, metavar='SHARE',
+                   help='split touching particles at necks below this share of their width (default: 0.8; 0: never)')
+    s.add_argument('--flips', action='store_true',
+                   help='mean over the image and its mirror images: four times the time, a little better')
     s.add_argument('--no-flat-field', dest='flat_field', action='store_false', help='leave uneven light as it is')
     s.add_argument('--no-xrays', dest='xrays', action='store_false', help='leave X-rays and dead pixels as they are')
-    s.add_argument('--no-borders', dest='borders', action='store_false', help='take borders and bars of constant value for specimen')
+    s.add_argument('--no-borders', dest='borders', action='store_false',
+                   help='take borders and bars of constant value for specimen')
     s.add_argument('--recursive', action='store_true', help='look into folders below as well')
-    s.add_argument('--network', help='folder of a trained network (default: the newest one that a study recommends, else the one that comes along)')
+    s.add_argument('--network',
+                   help='folder of a trained network (default: the newest one that a study recommends, else the '
+                        'one that comes along)')
     s.add_argument('--runs', default='runs', help='where studies left their results (default: runs)')
     s.add_argument('--out', default='segmented', help='folder of masks, overlays and tables (default: segmented)')
     s.add_argument('--overwrite', action='store_true', help='replace results that are there')
@@ -209,7 +248,7 @@ def _add_info(commands):
     s.add_argument('--json', action='store_true', help='for programs')
     s.set_defaults(run=info)
 
-# %% ../nbs/cli/00_cli.ipynb #e64fd559
+# %% ../nbs/cli/00_cli.ipynb #bdf86779
 SIZE = 'an overlay in settings.ini: quick, full (default: the section itself)'
 OUT = 'folder of results (default: runs)'
 
@@ -219,25 +258,34 @@ def _add_studies(commands):
     s.add_argument('--out', default='runs', help=OUT)
     s.set_defaults(run=studies)
 
-    s = commands.add_parser('study', help=study.__doc__, description='Run studies one after the other, with the numbers of settings.ini')
-    s.add_argument('names', nargs='+', metavar='NAME', help='notebooks in nbs/studies, for instance dose; all for every one')
+    s = commands.add_parser('study', help=study.__doc__,
+                            description='Run studies one after the other, with the numbers of settings.ini')
+    s.add_argument('names', nargs='+', metavar='NAME',
+                   help='notebooks in nbs/studies, for instance dose; all for every one')
     s.add_argument('--size', default='default', help=SIZE)
-    s.add_argument('-p', '--parameter', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'), help='a number that beats settings.ini')
+    s.add_argument('-p', '--parameter', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'),
+                   help='a number that beats settings.ini')
     s.add_argument('--out', default='runs', help=OUT)
     s.set_defaults(run=study)
 
-    s = commands.add_parser('results', help=results.__doc__, description='Write results.csv, results.nc and claims.csv, and print the claims, judged together')
+    s = commands.add_parser('results', help=results.__doc__,
+                            description='Write results.csv, results.nc and claims.csv, and print the claims, '
+                                        'judged together')
     s.add_argument('--out', default='runs', help=OUT)
-    s.add_argument('--keep', metavar='FOLDER', help='copy what each result is told by (settings, numbers, claims, figure) to FOLDER as well')
+    s.add_argument('--keep', metavar='FOLDER',
+                   help='copy what each result is told by (settings, numbers, claims, figure) to FOLDER as well')
     s.set_defaults(run=results)
 
-    s = commands.add_parser('redraw', help=redraw.__doc__, description='Execute the notebooks of finished studies again; nothing is simulated or trained')
-    s.add_argument('names', nargs='*', metavar='NAME', help='a study, or the folder of one run (default: all that are finished)')
+    s = commands.add_parser('redraw', help=redraw.__doc__,
+                            description='Execute the notebooks of finished studies again; nothing is simulated or '
+                                        'trained')
+    s.add_argument('names', nargs='*', metavar='NAME',
+                   help='a study, or the folder of one run (default: all that are finished)')
     s.add_argument('--out', default='runs', help=OUT)
     s.set_defaults(run=redraw)
 
 def _add_stacks(commands):
-    description = 'Simulate a stack with the numbers of a section [stack.NAME] of settings.ini; what was cut off goes on'
+    description = 'Simulate a stack with the numbers of [stack.NAME] in settings.ini; what was cut off goes on'
     s = commands.add_parser('generate', help=stack.__doc__, description=description)
     s.add_argument('name', metavar='NAME')
     s.add_argument('--out', help='folder of the stack (default: runs/NAME)')
@@ -252,23 +300,29 @@ def _add_stacks(commands):
 # %% ../nbs/cli/00_cli.ipynb #c3cd498f
 def parser()->argparse.ArgumentParser:
     "The arguments of `hrtem-seg`"
-    p = argparse.ArgumentParser('hrtem-seg', description='Simulate, train on and segment HRTEM images of nanoparticles')
+    p = argparse.ArgumentParser('hrtem-seg',
+                                description='Simulate, train on and segment HRTEM images of nanoparticles')
     p.add_argument('--version', action='version', version=f'hrtem-seg {__version__}')
     commands = p.add_subparsers(dest='command', required=True)
-    for add in (_add_segment, _add_info, _add_studies, _add_stacks): add(commands)
+    for add in (_add_segment, _add_info, _add_studies, _add_stacks):
+        add(commands)
     return p
 
 # %% ../nbs/cli/00_cli.ipynb #abe7342e
-STOPPED = dict(segment='stopped; {finished} files are finished, and the same command passes them over', info='stopped', studies='stopped',
-               bench='stopped; tables that are finished are kept', results='stopped', redraw='stopped; figures that are finished are kept')
+STOPPED = dict(segment='stopped; {finished} files are finished, and the same command passes them over',
+               info='stopped', studies='stopped',
+               bench='stopped; tables that are finished are kept', results='stopped',
+               redraw='stopped; figures that are finished are kept')
 GOES_ON = 'stopped; what is finished is kept, and the same command goes on from there'
 
 def _one_line(message, category, *rest): print(f'hrtem-seg: warning: {message}', file=sys.stderr, flush=True)
 
 def _hush_closed_pipe():
     "So that Python does not complain of the pipe once more when it ends"
-    try: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError): pass
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass
 
 def main(argv=None)->int:
     "The program `hrtem-seg`"
@@ -288,4 +342,5 @@ def main(argv=None)->int:
         print(file=sys.stderr)
         _complain(args.command, STOPPED.get(args.command, GOES_ON).format(finished=getattr(args, 'finished', 0)))
         return 130
-    finally: warnings.showwarning = usual
+    finally:
+        warnings.showwarning = usual

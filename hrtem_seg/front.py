@@ -5,32 +5,37 @@
 # %% auto #0
 __all__ = ['NAMES', 'document', 'load', 'settle_numba_cache']
 
-# %% ../nbs/cli/01_front.ipynb #2e2e03dd
+# %% ../nbs/cli/01_front.ipynb #f6d8880e
 import importlib, os, tempfile
 from pathlib import Path
 
-# %% ../nbs/cli/01_front.ipynb #ccbb5410
+# %% ../nbs/cli/01_front.ipynb #c9b6907f
 NAMES = dict(
-    crystal='structures.crystals', random_scene='structures.scenes', build_scene='structures.scenes', build_particle='structures.particles',
+    crystal='structures.crystals', sample_scene='structures.scenes', build_scene='structures.scenes',
+    build_particle='structures.particles',
     exit_wave='waves.multislice', particle_wave='waves.multislice',
-    image='imaging.images', minimum_contrast_defocus='imaging.images', expose='imaging.cameras', detect='imaging.cameras',
+    image='imaging.images', minimum_contrast_defocus='imaging.images', expose='imaging.cameras',
+    detect='imaging.cameras',
     particle_mask='imaging.labels', phase_mask='imaging.labels', label_map='imaging.labels',
     generate='data.generation', open_stack='data.stacks', select='data.stacks',
     micrograph='micrographs.micrograph', rescale='micrographs.micrograph', gaussian_otsu='micrographs.micrograph',
     read_micrograph='micrographs.readers', look='micrographs.readers', clean='micrographs.cleaning',
     fit='learning.training', transfer='learning.transfer', load_network='learning.kept', save_network='learning.kept',
     list_networks='learning.kept', predict='learning.prediction', dice='learning.metrics',
-    segment='segmentation.segmentation', segment_file='segmentation.segmentation', shipped_network='segmentation.segmentation',
-    overlay='segmentation.segmentation', label_particles='segmentation.particles', measure_particles='segmentation.particles',
+    segment='segmentation.segmentation', segment_file='segmentation.segmentation',
+    shipped_network='segmentation.segmentation',
+    overlay='segmentation.segmentation', label_particles='segmentation.particles',
+    measure_particles='segmentation.particles',
     plot_sizes='segmentation.particles', run_study='experiments.runner', show_image='core.plots')
 
-# %% ../nbs/cli/01_front.ipynb #a06dfbf9
+# %% ../nbs/cli/01_front.ipynb #dd05be09
 def _parameter_lines(function):
     "Each parameter with what its comment says"
     from fastcore.docments import docments
     for name, about in docments(function, full=True).items():
         kind = getattr(about.anno, '__name__', about.anno if isinstance(about.anno, str) else '')
-        if kind == '_empty': kind = ''
+        if kind == '_empty':
+            kind = ''
         text = about.docment or ''
         title = 'returns' if name == 'return' else name
         yield f'    {title}{": " + kind if kind else ""}{" - " + " ".join(text.split()) if text else ""}'
@@ -40,25 +45,32 @@ def document(
 ): # The same, with those comments in its docstring
     "Let `help` show every parameter with its unit and shape"
     doc = function.__doc__ or ''
-    if 'Parameters:' in doc: return function
-    try: lines = list(_parameter_lines(function))
-    except (OSError, TypeError, SyntaxError): return function   # no source: compiled, or typed at a prompt
-    if lines: function.__doc__ = '\n'.join([doc, '', 'Parameters:', *lines])
+    if 'Parameters:' in doc:
+        return function
+    try:
+        lines = list(_parameter_lines(function))
+    except (OSError, TypeError, SyntaxError):
+        return function   # no source: compiled, or typed at a prompt
+    if lines:
+        function.__doc__ = '\n'.join([doc, '', 'Parameters:', *lines])
     return function
 
 def load(
     name:str, # One of `NAMES`
 ):
     "What the front door calls `name`, imported now"
-    if name not in NAMES: raise AttributeError(f'hrtem_seg has no {name!r}; it has {", ".join(sorted(NAMES))}, and its parts by their names')
+    if name not in NAMES:
+        raise AttributeError(f'hrtem_seg has no {name!r}; it has {", ".join(sorted(NAMES))}, and its parts by '
+                             f'their names')
     found = getattr(importlib.import_module(f'hrtem_seg.{NAMES[name]}'), name)
     return document(found) if callable(found) else found
 
-# %% ../nbs/cli/01_front.ipynb #2df4f0d8
+# %% ../nbs/cli/01_front.ipynb #4bdb9ff1
 def _can_write(folder):
     "Whether files can be made in a folder, or it could be made"
     folder = Path(folder)
-    while not folder.exists() and folder != folder.parent: folder = folder.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 def _private_folder():
@@ -69,8 +81,10 @@ def _private_folder():
         folder.mkdir(mode=0o700, exist_ok=True)
         about = folder.lstat()
         mine = not hasattr(os, 'getuid') or (about.st_uid == os.getuid() and not about.st_mode & 0o022)
-        if mine and not folder.is_symlink(): return folder
-    except OSError: pass
+        if mine and not folder.is_symlink():
+            return folder
+    except OSError:
+        pass
     return Path(tempfile.mkdtemp(prefix='hrtem_seg-numba-'))
 
 def settle_numba_cache(
@@ -79,8 +93,11 @@ def settle_numba_cache(
     "Let numba keep what it compiles where it can be written"
     package = Path(package or Path(importlib.import_module('hrtem_seg').__file__).parent)
     home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    if 'NUMBA_CACHE_DIR' in os.environ or _can_write(package/'waves'/'__pycache__') or _can_write(home): return ''
-    try: folder = str(_private_folder())
-    except OSError: return ''   # nowhere at all
+    if 'NUMBA_CACHE_DIR' in os.environ or _can_write(package/'waves'/'__pycache__') or _can_write(home):
+        return ''
+    try:
+        folder = str(_private_folder())
+    except OSError:
+        return ''   # nowhere at all
     os.environ['NUMBA_CACHE_DIR'] = folder
     return folder

@@ -198,4 +198,4 @@ def test_measures_of_shapes_that_are_known():
         long, short = (x - 100)*np.cos(a) + (y - 100)*np.sin(a), (y - 100)*np.cos(a) - (x - 100)*np.sin(a)
         p = measure_particles(np.hypot(long/60, short/20) < 1, 10.).iloc[0]
         assert p.orientation_deg == pytest.approx(degrees, abs=1.5)
-        assert (p.feret_max_nm, p.feret_min_nm) == pytest.approx((120, 40), rel=.03)
+        assert (p.feret_max_nm, p.feret_min_nm) == pytest.approx((120, 40), abs=1.6)   # a pixel's diagonal

@@ -7,7 +7,7 @@ __all__ = ['SAMPLE', 'FLAT_WINDOW', 'LEAST_FLAT', 'BOX_FILLED', 'FAR', 'SPECK', 
            'LEAST_FILM', 'LEAST_SLOPE', 'statistics', 'find_unknown', 'find_spots', 'replace_spots', 'fit_light',
            'clean', 'remove_xrays', 'flat_field']
 
-# %% ../../nbs/micrographs/02_cleaning.ipynb #2d383b1d
+# %% ../../nbs/micrographs/02_cleaning.ipynb #f63ca8cf
 import warnings
 import numpy as np, xarray as xr
 from scipy import ndimage
@@ -16,7 +16,7 @@ from skimage.transform import resize
 from ..core.checks import check_in, check_range
 from .micrograph import changed, micrograph
 
-# %% ../../nbs/micrographs/02_cleaning.ipynb #8e02307c
+# %% ../../nbs/micrographs/02_cleaning.ipynb #bf65c1bb
 SAMPLE = 1_000_000   # Pixels that are enough for a quantile
 
 def _sampled(a, valid):
@@ -33,11 +33,12 @@ def statistics(
     low, median, high = np.percentile(_sampled(a, valid), (.5, 50, 99.5))
     limits = (median - 3*(median - low), median + 3*(high - median))
     seen = a if valid.all() else a[..., valid]
-    if limits[0] < limits[1]: seen = np.clip(seen, *limits)   # else nearly all are alike, and the rest is the picture
+    if limits[0] < limits[1]:
+        seen = np.clip(seen, *limits)   # else nearly all are alike, and the rest is the picture
     mean = float(seen.mean(dtype=np.float64))
     return mean, float(seen.std(dtype=np.float64))
 
-# %% ../../nbs/micrographs/02_cleaning.ipynb #279f2026
+# %% ../../nbs/micrographs/02_cleaning.ipynb #3e1f51ba
 FLAT_WINDOW = 7     # Pixels: a region is constant if a whole square of this side is
 LEAST_FLAT = 100    # Such squares; sparse electron counts leave smaller empty patches by chance
 BOX_FILLED = .9     # Share of its box that a bar fills
@@ -46,7 +47,8 @@ def _constant(plane):
     "Pixels that lie in a constant square, (y, x)"
     aligned = [n//4*4 for n in plane.shape]
     blocks = plane[:aligned[0], :aligned[1]].reshape(aligned[0]//4, 4, aligned[1]//4, 4)
-    if not (blocks.max((1, 3)) == blocks.min((1, 3))).any(): return np.zeros(plane.shape, bool)   # a quick no
+    if not (blocks.max((1, 3)) == blocks.min((1, 3))).any():
+        return np.zeros(plane.shape, bool)   # a quick no
     highest = ndimage.maximum_filter(plane, FLAT_WINDOW, mode='nearest')
     lowest = ndimage.minimum_filter(plane, FLAT_WINDOW, mode='nearest')
     centres, n = ndimage.label(highest == lowest)
@@ -63,7 +65,7 @@ def _constant_edges(plane):
         into[:n] = True
     return found
 
-# %% ../../nbs/micrographs/02_cleaning.ipynb #bd30a0b5
+# %% ../../nbs/micrographs/02_cleaning.ipynb #ac1f9603
 def _holds_a_corner(region): return region[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
 def _all_of(region, plane):
@@ -82,13 +84,17 @@ def find_unknown(
     for i, box in enumerate(ndimage.find_objects(regions), start=1):
         region = regions == i
         filled = ndimage.binary_fill_holes(region[box])   # the letters of a caption
-        if _holds_a_corner(region): unknown |= _all_of(region, plane)
-        elif filled.mean() >= BOX_FILLED: unknown[box] |= filled
-        else: n_clipped += 1
-    if unknown.any(): unknown = ndimage.binary_dilation(unknown, np.ones((3, 3)))
+        if _holds_a_corner(region):
+            unknown |= _all_of(region, plane)
+        elif filled.mean() >= BOX_FILLED:
+            unknown[box] |= filled
+        else:
+            n_clipped += 1
+    if unknown.any():
+        unknown = ndimage.binary_dilation(unknown, np.ones((3, 3)))
     return unknown, n_clipped
 
-# %% ../../nbs/micrographs/02_cleaning.ipynb #c3dcb42a
+# %% ../../nbs/micrographs/02_cleaning.ipynb #485602d3
 FAR = 8.      # Standard deviations
 SPECK = 16    # Pixels, largest group that is taken for an X-ray
 AROUND = 4    # Pixels on each side that are a spot's surroundings
@@ -127,7 +133,8 @@ def find_spots(
     plane = np.asarray(plane, dtype=np.float32)
     valid = np.ones(plane.shape, bool) if valid is None else np.asarray(valid)
     median, spread = _median_and_spread(_sampled(plane, valid))
-    if spread == 0: spread = float(plane[valid].std())
+    if spread == 0:
+        spread = float(plane[valid].std())
     far = (np.abs(plane - median) > FAR*spread) & valid
     groups, n = ndimage.label(far, np.ones((3, 3)))
     small = np.bincount(groups.ravel(), minlength=n + 1) <= SPECK
@@ -150,7 +157,7 @@ def replace_spots(
     out[spots] = np.nanmedian(around, 1)
     return out
 
-# %% ../../nbs/micrographs/02_cleaning.ipynb #b363c7fd
+# %% ../../nbs/micrographs/02_cleaning.ipynb #ead78a8e
 BLOCKS = 64   # Along a side of the image that the light is fitted to
 
 def _bezier(t, order):
@@ -169,12 +176,13 @@ def _block_means(plane, valid, most):
         cut = a[:count[0]*step[0], :count[1]*step[1]]
         return cut.reshape(count[0], step[0], count[1], step[1]).sum((1, 3), dtype=np.float64)
     known = summed(valid)
-    with np.errstate(invalid='ignore', divide='ignore'): means = summed(np.where(valid, plane, 0))/known
+    with np.errstate(invalid='ignore', divide='ignore'):
+        means = summed(np.where(valid, plane, 0))/known
     means[known < step[0]*step[1]/2] = np.nan
     places = [(np.arange(c) + .5)*s/n for c, s, n in zip(count, step, plane.shape)]
     return means, *places
 
-# %% ../../nbs/micrographs/02_cleaning.ipynb #a9bf5831
+# %% ../../nbs/micrographs/02_cleaning.ipynb #9f5c5979
 def fit_light(
     plane,        # (ny, nx) array
     valid=None,   # bool (ny, nx): where something is known
@@ -195,14 +203,15 @@ def fit_light(
         middle = np.median(rest[used])
         spread = 1.4826*np.median(rest[known & (rest >= middle)] - middle)
         film = known & (rest > middle - 2.5*spread) & (rest < middle + 4*spread)
-        if (film == used).all() or film.sum() < len(surface): break
+        if (film == used).all() or film.sum() < len(surface):
+            break
         used = film
     across = _bezier(_centres(plane.shape[1]), order)
     down = _bezier(_centres(plane.shape[0]), order)
     light = down@surface.reshape(order + 1, order + 1)@across.T
     return light.astype(np.float32), used.sum()/known.sum()
 
-# %% ../../nbs/micrographs/02_cleaning.ipynb #157c0760
+# %% ../../nbs/micrographs/02_cleaning.ipynb #e377ad75
 LIGHT = ('auto', 'always', 'never')
 LEAST_FIELD = 3.     # Widths of the largest particle
 LEAST_FILM = .5      # Share of the blocks
@@ -214,69 +223,84 @@ def _mark_unknown(image):
     found = [find_unknown(frame) for frame in _frames(image)]
     unknown = np.all([u for u, _ in found], axis=0)
     n_clipped = max(n for _, n in found)
-    if n_clipped: warnings.warn(f'{n_clipped} constant regions inside the image: its contrast is clipped', stacklevel=3)
+    if n_clipped:
+        warnings.warn(f'{n_clipped} constant regions inside the image: its contrast is clipped', stacklevel=3)
     new = unknown & image.valid.values
-    if not new.any(): return image
+    if not new.any():
+        return image
     share = new.mean()
-    if share > .9: raise ValueError(f'{share:.0%} of the image is constant: expected a micrograph')
-    return changed(image, image.values, f'border or bar of constant value marked as unknown: {share:.2%} of the field', image.valid & ~new)
+    if share > .9:
+        raise ValueError(f'{share:.0%} of the image is constant: expected a micrograph')
+    return changed(image, image.values,
+                   f'border or bar of constant value marked as unknown: {share:.2%} of the field', image.valid & ~new)
 
 def _take_out_spots(image):
     valid = image.valid.values
     found = [find_spots(frame, valid) for frame in _frames(image)]
     n = sum(int(s.sum()) for s in found)
-    if not n: return image
+    if not n:
+        return image
     mended = [replace_spots(frame, s, valid) if s.any() else frame for frame, s in zip(_frames(image), found)]
     return changed(image, np.reshape(mended, image.shape), f'{n} pixels of X-rays or dead pixels replaced')
 
-# %% ../../nbs/micrographs/02_cleaning.ipynb #7e97aecd
+# %% ../../nbs/micrographs/02_cleaning.ipynb #83cb1b56
 def _even_out(image, light, largest):
     shown = image.values if image.ndim == 2 else image.values.mean(0)
     valid = image.valid.values
     narrowest = min(image.shape[-2:])*image.attrs['pixel']
-    if light == 'auto' and narrowest < LEAST_FIELD*largest: return image
+    if light == 'auto' and narrowest < LEAST_FIELD*largest:
+        return image
     surface, film = fit_light(shown, valid)
     spread = statistics(image)[1]
     slope = float(np.ptp(surface[valid]))
-    if light == 'auto' and slope < LEAST_SLOPE*spread: return image
+    if light == 'auto' and slope < LEAST_SLOPE*spread:
+        return image
     if light == 'auto' and film < LEAST_FILM:
-        warnings.warn(f'the light seems to vary by {slope/spread:.1f} standard deviations, but only {film:.0%} of the field is film: '
+        warnings.warn(f'the light seems to vary by {slope/spread:.1f} standard deviations, but only {film:.0%} of '
+                      f'the field is film: '
                       'it was left as it is', stacklevel=3)
         return image
     middle = float(surface[valid].mean())
     counts = surface.min() > 0 and image.values[..., valid].min() >= 0
     even = image.values/surface*middle if counts else image.values - surface + middle
-    how = f'divided by its light, which varied by {slope/middle:.0%}' if counts else f'light subtracted, which varied by {slope:.3g}'
+    divided = f'divided by its light, which varied by {slope/middle:.0%}'
+    subtracted = f'light subtracted, which varied by {slope:.3g}'
+    how = divided if counts else subtracted
     return changed(image, even, how)
 
 def clean(
     image:xr.DataArray,   # (y, x) or (frame, y, x) micrograph
     unknown:bool=True,    # Mark borders and bars of constant value as unknown
     spots:bool=True,      # Replace X-rays and dead pixels
-    light:str='auto',     # Correct uneven light: 'auto' (where it is needed and can be told from particles), 'always' or 'never'
+    light:str='auto',     # Correct uneven light: 'auto' (where needed, and no particle), 'always' or 'never'
     bright:bool=False,    # Particles are brighter than the film: turn the contrast over
     largest:float=50.,    # Å, width of the largest particle to be expected; for light='auto'
 )->xr.DataArray:
     "A micrograph without what is no specimen, as far as that is needed"
     check_in(LIGHT, light=light)
     check_range(0, 1e6, **{'largest (Å)': largest})
-    if unknown: image = _mark_unknown(image)
-    if spots: image = _take_out_spots(image)
+    if unknown:
+        image = _mark_unknown(image)
+    if spots:
+        image = _take_out_spots(image)
     if bright:
         highest = image.values[..., image.valid.values].max()
         image = changed(image, highest - image.values, 'contrast turned over: particles are bright')
-    if light != 'never': image = _even_out(image, light, largest)
+    if light != 'never':
+        image = _even_out(image, light, largest)
     return image
 
 # %% ../../nbs/micrographs/02_cleaning.ipynb #cd2513cc
 def remove_xrays(
     image,                     # (ny, nx) array
-    threshold:float|None=None, # Above the median, in the image's units (published: 1500 of a OneView camera); None for 8 standard deviations
+    threshold:float|None=None,
+    # Above the median (published: 1500 counts of a OneView); None: 8 standard deviations
 )->np.ndarray: # float32
     "An image without single pixels that are much too bright, as published"
     a = np.array(image, dtype=np.float32)
     low, median, high = np.percentile(a, (25, 50, 75))
-    if threshold is None: threshold = FAR*(high - low)/1.349
+    if threshold is None:
+        threshold = FAR*(high - low)/1.349
     limit = median + threshold
     mean = a.mean()
     for _ in range(2):
@@ -309,5 +333,6 @@ def flat_field(
     down, across = (_bezier(_centres(n), order) for n in a.shape)
     light = np.einsum('yi,xj,ij->yx', down, across, surface)
     if light.min() <= 0:
-        raise ValueError(f'the fitted illumination is {light.min():.3g} at its darkest: expected an image of counts, above zero all over')
+        raise ValueError(f'the fitted illumination is {light.min():.3g} at its darkest: expected an image of '
+                         f'counts, above zero all over')
     return (a/light*a.mean()/(a/light).mean()).astype(np.float32)

@@ -14,37 +14,45 @@ from skimage.transform import resize
 from ..core.checks import check_range
 from ..core.units import coords
 
-# %% ../../nbs/micrographs/00_micrograph.ipynb #626a819b
+# %% ../../nbs/micrographs/00_micrograph.ipynb #2f9bb10f
 LEAST_SIDE = 16   # Pixels
 LEAST_KNOWN = .1  # Share of the pixels that must be known
 
 def _as_intensity(values):
     "float32 numbers of two or three axes, or a sentence that says what is wrong"
     a = np.asarray(values)
-    if a.dtype == bool: raise ValueError('the values are true or false: expected a micrograph, not a mask')
-    if a.dtype.kind == 'c': raise ValueError('the values are complex: expected an intensity, not a wave or a Fourier transform')
-    if a.dtype.kind not in 'iuf': raise ValueError(f'values of type {a.dtype}: expected numbers')
-    if a.ndim not in (2, 3): raise ValueError(f'array of shape {a.shape}: a micrograph has the axes (y, x) or (frame, y, x)')
+    if a.dtype == bool:
+        raise ValueError('the values are true or false: expected a micrograph, not a mask')
+    if a.dtype.kind == 'c':
+        raise ValueError('the values are complex: expected an intensity, not a wave or a Fourier transform')
+    if a.dtype.kind not in 'iuf':
+        raise ValueError(f'values of type {a.dtype}: expected numbers')
+    if a.ndim not in (2, 3):
+        raise ValueError(f'array of shape {a.shape}: a micrograph has the axes (y, x) or (frame, y, x)')
     if min(a.shape[-2:]) < LEAST_SIDE or 0 in a.shape:
         raise ValueError(f'array of shape {a.shape}: expected at least {LEAST_SIDE} pixels along y and x')
-    with np.errstate(over='ignore'): return a.astype(np.float32)
+    with np.errstate(over='ignore'):
+        return a.astype(np.float32)
 
 def _known(a, valid):
     "Where every frame has a number and the caller knows no better, (y, x)"
     finite = np.isfinite(a)
-    if a.ndim == 3: finite = finite.all(0)
+    if a.ndim == 3:
+        finite = finite.all(0)
     known = finite if valid is None else finite & np.asarray(valid, dtype=bool)
     n_bad = int((~finite).sum())
-    if n_bad: warnings.warn(f'{n_bad} of {finite.size} pixels hold no finite number and count as unknown', stacklevel=3)
+    if n_bad:
+        warnings.warn(f'{n_bad} of {finite.size} pixels hold no finite number and count as unknown', stacklevel=3)
     if known.mean() < LEAST_KNOWN:
-        raise ValueError(f'{known.mean():.1%} of the pixels are known (finite, and no border): expected at least {LEAST_KNOWN:.0%}')
+        raise ValueError(f'{known.mean():.1%} of the pixels are known (finite, and no border): expected at least '
+                         f'{LEAST_KNOWN:.0%}')
     return known
 
 # %% ../../nbs/micrographs/00_micrograph.ipynb #f5a6b55e
 def micrograph(
     values,                   # (ny, nx) array of intensities or counts, or (frames, ny, nx)
     pixel:float,              # Å
-    valid=None,               # bool (ny, nx): False where nothing is known; by default where a value is no finite number
+    valid=None,               # bool (ny, nx): False where nothing is known; by default where no finite number is
     calibration:str='given',  # Where `pixel` comes from
     done=(),                  # Sentences: what has been done to it
     **attrs,                  # What else is known of it
@@ -55,13 +63,15 @@ def micrograph(
     known = _known(a, valid)
     seen = a[..., known]
     low, high = float(seen.min()), float(seen.max())
-    if low == high: raise ValueError(f'every pixel of the micrograph is {low:g}: nothing to segment')
-    if not known.all(): a = np.where(np.isfinite(a), a, np.float32(np.median(seen)))
+    if low == high:
+        raise ValueError(f'every pixel of the micrograph is {low:g}: nothing to segment')
+    if not known.all():
+        a = np.where(np.isfinite(a), a, np.float32(np.median(seen)))
     axes = coords(a.shape[-2:], pixel) | {'valid': (('y', 'x'), known)}
     attrs = attrs | {'pixel': float(pixel), 'calibration': calibration, 'done': list(done)}
     return xr.DataArray(a, dims=('frame', 'y', 'x')[-a.ndim:], coords=axes, attrs=attrs)
 
-# %% ../../nbs/micrographs/00_micrograph.ipynb #0b790be4
+# %% ../../nbs/micrographs/00_micrograph.ipynb #c8f0dfac
 def changed(
     image:xr.DataArray,  # (y, x) or (frame, y, x) micrograph
     values,              # Its new values, on the same grid

@@ -6,7 +6,7 @@
 __all__ = ['ANGSTROM', 'OBLONG', 'PREVIEW_OR_MASK', 'MICROSCOPE', 'ROSETTA', 'READERS', 'READABLE', 'ROUNDED', 'CONTRADICTS',
            'is_reciprocal', 'in_angstrom', 'Picture', 'look', 'read_micrograph']
 
-# %% ../../nbs/micrographs/01_readers.ipynb #89f8688a
+# %% ../../nbs/micrographs/01_readers.ipynb #f5b3b7fa
 import importlib.util, logging, re, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +15,9 @@ import numpy as np, xarray as xr
 from ..core.checks import check_range
 from .micrograph import micrograph
 
-# %% ../../nbs/micrographs/01_readers.ipynb #bbdfae53
-ANGSTROM = {'pm': .01, 'å': 1., 'a': 1., 'ang': 1., 'angstrom': 1., 'nm': 10., 'nanometer': 10., 'um': 1e4, 'micron': 1e4,
+# %% ../../nbs/micrographs/01_readers.ipynb #c17d608a
+ANGSTROM = {'pm': .01, 'å': 1., 'a': 1., 'ang': 1., 'angstrom': 1., 'nm': 10., 'nanometer': 10., 'um': 1e4,
+            'micron': 1e4,
             'micrometer': 1e4, 'mm': 1e7, 'cm': 1e8, 'm': 1e10, 'meter': 1e10}
 OBLONG = 1e-3   # Share by which x and y may differ
 
@@ -38,12 +39,15 @@ def in_angstrom(
 )->float: # Å, or None where there is no number above zero or no unit of length
     "A pixel size in Å"
     factor = ANGSTROM.get(_plain_unit(unit))
-    try: size = float(size)
-    except (TypeError, ValueError): return None
-    if factor is None or not np.isfinite(size) or size <= 0: return None
+    try:
+        size = float(size)
+    except (TypeError, ValueError):
+        return None
+    if factor is None or not np.isfinite(size) or size <= 0:
+        return None
     return size*factor
 
-# %% ../../nbs/micrographs/01_readers.ipynb #c9ad4151
+# %% ../../nbs/micrographs/01_readers.ipynb #756d2fea
 @dataclass
 class Picture:
     "One image in a file: what is known of it, why it is refused, and how it is read"
@@ -62,72 +66,89 @@ class Picture:
     def to_record(self):
         "Everything but the values, as plain JSON; lengths as people read them"
         pixel = None if self.pixel is None else round(self.pixel/10, 9)
-        return dict(number=self.number, name=self.name, shape=list(self.shape), frames=self.frames, dtype=self.dtype, pixel_nm=pixel,
-                    calibration=self.calibration, refused=self.refused, notes=list(self.notes), about=dict(self.about))
+        return dict(number=self.number, name=self.name, shape=list(self.shape), frames=self.frames, dtype=self.dtype,
+                    pixel_nm=pixel,
+                    calibration=self.calibration, refused=self.refused, notes=list(self.notes),
+                    about=dict(self.about))
 
 def _calibrate(picture, sizes, units, where):
     "Write the pixel size into a picture, or why there is none"
     if any(is_reciprocal(u) for u in units):
-        picture.refused = f'its axes are in {units[-1]}: a Fourier transform or a spectrum, not an image of the specimen'
+        picture.refused = f'its axes are in {units[-1]}: a Fourier transform or a spectrum, no image of the specimen'
         return picture
     y, x = (in_angstrom(s, u) for s, u in zip(sizes, units))
     if y is None or x is None:
         unit = str(units[-1] or '').strip()
         picture.calibration = f'none: {where} gives {sizes[-1]} with the unit {unit!r}'
-    elif abs(y/x - 1) > OBLONG: picture.refused = f'its pixels are {y/10:.6g} nm high and {x/10:.6g} nm wide: expected square ones'
+    elif abs(y/x - 1) > OBLONG:
+        picture.refused = f'its pixels are {y/10:.6g} nm high and {x/10:.6g} nm wide: expected square ones'
     else:
         picture.pixel = (x + y)/2
         picture.calibration = where
     return picture
 
-# %% ../../nbs/micrographs/01_readers.ipynb #ba33ab24
+# %% ../../nbs/micrographs/01_readers.ipynb #41ba99e7
 def _grey(a):
     "(grey, '') of a (y, x, colours) array, or (first colour, why it is refused)"
     colours = a[..., :3] if a.shape[-1] >= 3 else a[..., :1]
     first = colours[..., 0]
     alike = (colours == first[..., None]).all(-1)
-    if alike.all(): return first, ''
+    if alike.all():
+        return first, ''
     return first, f'it is in colour ({1 - alike.mean():.1%} of its pixels are not grey): save it as a grey image'
 
 def _through_palette(indices, palette):
     "(grey, '') of indices into an (n, 3) palette, or why it is refused"
     used = np.unique(indices)
-    if used[-1] >= len(palette): return indices, 'it points to colours that its palette does not have'
-    if (np.ptp(palette[used].astype(int), axis=1) == 0).all(): return palette[:, 0][indices], ''
+    if used[-1] >= len(palette):
+        return indices, 'it points to colours that its palette does not have'
+    if (np.ptp(palette[used].astype(int), axis=1) == 0).all():
+        return palette[:, 0][indices], ''
     return indices, 'it has a palette of colours, so its grey values are not known: save it as a grey image'
 
 def _opaque(a, alpha, refused):
     "Values with NaN where they are wholly transparent"
     highest = alpha.max() if alpha.dtype.kind == 'f' else np.iinfo(alpha.dtype).max
-    if (alpha == highest).all(): return a, refused, []
-    if not np.isin(alpha, (0, highest)).all(): return a, refused or 'it is partly transparent, so its grey values are not known', []
+    if (alpha == highest).all():
+        return a, refused, []
+    if not np.isin(alpha, (0, highest)).all():
+        return a, refused or 'it is partly transparent, so its grey values are not known', []
     return np.where(alpha == 0, np.nan, a).astype(np.float32), refused, ['what is transparent counts as unknown']
 
-# %% ../../nbs/micrographs/01_readers.ipynb #d9a74c20
+# %% ../../nbs/micrographs/01_readers.ipynb #a2474efa
 def _look_pillow(path):
     from PIL import Image
-    with Image.open(path, formats=('PNG', 'JPEG')) as im: im.verify()   # the checksums of a PNG
+    with Image.open(path, formats=('PNG', 'JPEG')) as im:
+        im.verify()   # the checksums of a PNG
     with Image.open(path, formats=('PNG', 'JPEG')) as im:
         im.load()
         n_frames, mode = getattr(im, 'n_frames', 1), im.mode
-        if 'transparency' in im.info and mode != 'P': im = im.convert('LA' if mode == 'L' else 'RGBA')
+        if 'transparency' in im.info and mode != 'P':
+            im = im.convert('LA' if mode == 'L' else 'RGBA')
         palette = np.array(im.getpalette('RGB') or [], np.uint8).reshape(-1, 3) if mode == 'P' else None
         a = np.asarray(im)
         name = im.format or ''
     refused, notes = '', []
-    if n_frames > 1: refused = f'it is an animation of {n_frames} frames: save the frames one by one'
-    elif a.dtype == bool: refused = 'it has one bit a pixel: a mask, not a micrograph'
-    elif palette is not None and 'transparency' not in im.info: a, refused = _through_palette(a, palette)
-    elif palette is not None: refused = 'it has a palette with transparency: save it as a grey image'
+    if n_frames > 1:
+        refused = f'it is an animation of {n_frames} frames: save the frames one by one'
+    elif a.dtype == bool:
+        refused = 'it has one bit a pixel: a mask, not a micrograph'
+    elif palette is not None and 'transparency' not in im.info:
+        a, refused = _through_palette(a, palette)
+    elif palette is not None:
+        refused = 'it has a palette with transparency: save it as a grey image'
     elif a.ndim == 3:
         alpha = a[..., -1] if a.shape[-1] in (2, 4) else None
         a, refused = _grey(a)
-        if alpha is not None: a, refused, notes = _opaque(a, alpha, refused)
-    if name == 'JPEG': notes = [*notes, 'JPEG is lossy: its blocks are no specimen']
+        if alpha is not None:
+            a, refused, notes = _opaque(a, alpha, refused)
+    if name == 'JPEG':
+        notes = [*notes, 'JPEG is lossy: its blocks are no specimen']
     none = 'none: PNG and JPEG do not say how large a pixel is'
-    return [Picture(0, path.stem, a.shape[:2], 1, str(a.dtype), lambda frame=None: a, calibration=none, refused=refused, notes=notes)]
+    return [Picture(0, path.stem, a.shape[:2], 1, str(a.dtype), lambda frame=None: a, calibration=none,
+                    refused=refused, notes=notes)]
 
-# %% ../../nbs/micrographs/01_readers.ipynb #95387a48
+# %% ../../nbs/micrographs/01_readers.ipynb #0eab2ec0
 PREVIEW_OR_MASK = 1 | 4    # Of the tag NewSubfileType
 
 def _turned(a, page):
@@ -140,16 +161,21 @@ def _palette_of(page):
 
 def _as_grey(a, page, colours_first):
     "A plane of a TIFF as grey values: (values, why they are refused, notes)"
-    if colours_first: a = np.moveaxis(a, 0, -1)
-    if page.photometric == 3: return *_through_palette(a, _palette_of(page)), []
-    if a.ndim == 2: return (_turned(a, page), '', ['inverted greys turned']) if page.photometric == 0 else (a, '', [])
+    if colours_first:
+        a = np.moveaxis(a, 0, -1)
+    if page.photometric == 3:
+        return *_through_palette(a, _palette_of(page)), []
+    if a.ndim == 2:
+        return (_turned(a, page), '', ['inverted greys turned']) if page.photometric == 0 else (a, '', [])
     alpha = a[..., -1] if page.extrasamples and a.shape[-1] in (2, 4) else None
     grey, refused = _grey(a)
-    if refused and a.shape[-1] != 3 and alpha is None: refused = f'it holds {a.shape[-1]} values a pixel: save its frames as pages, or a grey image'
-    if alpha is None: return grey, refused, []
+    if refused and a.shape[-1] != 3 and alpha is None:
+        refused = f'it holds {a.shape[-1]} values a pixel: save its frames as pages, or a grey image'
+    if alpha is None:
+        return grey, refused, []
     return _opaque(grey, alpha, refused)
 
-# %% ../../nbs/micrographs/01_readers.ipynb #ba9b7dc8
+# %% ../../nbs/micrographs/01_readers.ipynb #539e8b03
 def _tiff_calibration(picture, tif, index):
     page = tif.series[index].pages[0].keyframe
     ome = _ome_size(tif, index) if tif.is_ome else None
@@ -160,22 +186,28 @@ def _tiff_calibration(picture, tif, index):
             per_unit = page.tags[name].value if name in page.tags else (0, 1)
             sizes.append(per_unit[1]/per_unit[0] if per_unit[0] else 0)
         return _calibrate(picture, sizes, (unit, unit), 'ImageJ TIFF')
-    if ome: return _calibrate(picture, *ome, 'OME-TIFF')
+    if ome:
+        return _calibrate(picture, *ome, 'OME-TIFF')
     scan = (tif.fei_metadata or {}).get('Scan', {}) if tif.is_fei else {}
-    if 'PixelWidth' in scan: return _calibrate(picture, (scan['PixelHeight'], scan['PixelWidth']), ('m', 'm'), 'FEI TIFF')
+    if 'PixelWidth' in scan:
+        return _calibrate(picture, (scan['PixelHeight'], scan['PixelWidth']), ('m', 'm'), 'FEI TIFF')
     if {65003, 65004, 65009, 65010} <= {t.code for t in page.tags}:
-        units, sizes = ((page.tags[65004].value, page.tags[65003].value), (page.tags[65010].value, page.tags[65009].value))
+        units, sizes = ((page.tags[65004].value, page.tags[65003].value),
+                        (page.tags[65010].value, page.tags[65009].value))
         return _calibrate(picture, sizes, units, 'DigitalMicrograph TIFF')
-    picture.calibration = 'none: the TIFF has no ImageJ, OME, FEI or DigitalMicrograph calibration (a resolution for printers is not used)'
+    picture.calibration = ('none: the TIFF has no calibration of ImageJ, OME, FEI or DigitalMicrograph '
+                           '(a resolution for printers is not used)')
     return picture
 
 def _ome_size(tif, index):
     "((y, x), (unit, unit)) of an OME-TIFF, whose default unit is µm"
     found = _from_xml(tif.ome_metadata).get('OME', {}).get('Image', [])
     images = found if isinstance(found, list) else [found]
-    if index >= len(images): return None
+    if index >= len(images):
+        return None
     pixels = images[index].get('Pixels', {})
-    if 'PhysicalSizeX' not in pixels or 'PhysicalSizeY' not in pixels: return None
+    if 'PhysicalSizeX' not in pixels or 'PhysicalSizeY' not in pixels:
+        return None
     units = [pixels.get(f'PhysicalSize{d}Unit', 'µm') for d in 'YX']
     return (pixels['PhysicalSizeY'], pixels['PhysicalSizeX']), units
 
@@ -183,7 +215,7 @@ def _from_xml(text):
     import tifffile
     return tifffile.xml2dict(text)
 
-# %% ../../nbs/micrographs/01_readers.ipynb #b5726fcb
+# %% ../../nbs/micrographs/01_readers.ipynb #13e9f65d
 def _cut_short(tif):
     "The number of pages that reach beyond the end of the file"
     size = tif.filehandle.size
@@ -203,51 +235,63 @@ def _read_series(path, index, frames, frame, colours_first, leading):
         values = series.pages[frame].asarray() if paged else series.asarray()
         if not paged:
             values = values.reshape(frames, *values.shape[leading:])
-            if frame is not None: values = values[frame]
+            if frame is not None:
+                values = values[frame]
         planes = values[None] if frame is not None else values
         grey = [_as_grey(p, page, colours_first) for p in planes]
     refused = next((r for _, r, _ in grey if r), '')
     stacked = np.stack([g for g, _, _ in grey])
     return (stacked[0] if frames == 1 or frame is not None else stacked), refused, grey[0][2]
 
-# %% ../../nbs/micrographs/01_readers.ipynb #cc471164
+# %% ../../nbs/micrographs/01_readers.ipynb #2ddf37de
 def _tiff_picture(path, tif, number, index):
     series = tif.series[index]
     axes, shape = series.axes, series.shape
     page = series.pages[0].keyframe
-    if 'Y' not in axes or 'X' not in axes: return None
+    if 'Y' not in axes or 'X' not in axes:
+        return None
     leading = len(axes.replace('S', '')) - 2
     colours_first = 'S' in axes and axes.index('S') < axes.index('Y')
     by_axis = dict(zip(axes, shape))
     frames = int(np.prod([n for a, n in zip(axes, shape) if a not in 'SYX'], dtype=int))
-    picture = Picture(number, series.name or f'series {index}', (by_axis['Y'], by_axis['X']), frames, str(series.dtype), None)
-    if page.bitspersample == 1: picture.refused = 'it has one bit a pixel: a mask, not a micrograph'
-    elif np.dtype(series.dtype).kind not in 'iuf': picture.refused = f'its values are of type {series.dtype}: expected an intensity, not a wave or a Fourier transform'
-    elif page.photometric == 0 and np.dtype(series.dtype).kind != 'u': picture.refused = 'its greys are inverted, but not whole numbers from zero: what is black is not known'
-    elif colours_first and leading: picture.refused = f'its axes are {axes}: expected frames of grey values'
-    if frames > 1: picture.notes.append(f'{frames} planes along {"".join(a for a in axes if a not in "SYX")}')
+    picture = Picture(number, series.name or f'series {index}', (by_axis['Y'], by_axis['X']), frames,
+                      str(series.dtype), None)
+    if page.bitspersample == 1:
+        picture.refused = 'it has one bit a pixel: a mask, not a micrograph'
+    elif np.dtype(series.dtype).kind not in 'iuf':
+        picture.refused = f'its values are of type {series.dtype}: expected an intensity, no wave or Fourier transform'
+    elif page.photometric == 0 and np.dtype(series.dtype).kind != 'u':
+        picture.refused = 'its greys are inverted, but not whole numbers from zero: what is black is not known'
+    elif colours_first and leading:
+        picture.refused = f'its axes are {axes}: expected frames of grey values'
+    if frames > 1:
+        picture.notes.append(f'{frames} planes along {"".join(a for a in axes if a not in "SYX")}')
     def read(frame=None):
         values, picture.refused, notes = _read_series(path, index, frames, frame, colours_first, leading)
         picture.notes += [n for n in notes if n not in picture.notes]
         return values
     picture.read = read
     if 'S' in axes or page.photometric == 3:
-        if not picture.refused: read(0)   # colours are grey or not by their values
+        if not picture.refused:
+            read(0)   # colours are grey or not by their values
     return _tiff_calibration(picture, tif, index)
 
 def _look_tiff(path):
     import tifffile
     with tifffile.TiffFile(path) as tif:
         short = _cut_short(tif)
-        if short: raise ValueError(f'cut short: {short} of its pages reach beyond its end')
-        kept = [i for i, s in enumerate(tif.series) if not int(getattr(s.pages[0].keyframe, 'subfiletype', 0) or 0) & PREVIEW_OR_MASK]
+        if short:
+            raise ValueError(f'cut short: {short} of its pages reach beyond its end')
+        kept = [i for i, s in enumerate(tif.series) if not int(getattr(s.pages[0].keyframe, 'subfiletype',
+                                                                       0) or 0) & PREVIEW_OR_MASK]
         found = [_tiff_picture(path, tif, number, i) for number, i in enumerate(kept)]
         left_out = len(tif.series) - len(kept)
     found = [p for p in found if p is not None]
-    if left_out and found: found[0].notes.append(f'{left_out} previews or masks in the file left out')
+    if left_out and found:
+        found[0].notes.append(f'{left_out} previews or masks in the file left out')
     return found
 
-# %% ../../nbs/micrographs/01_readers.ipynb #09de3e33
+# %% ../../nbs/micrographs/01_readers.ipynb #f53eadac
 def _look_mrc(path):
     import mrcfile
     with mrcfile.open(path, permissive=True, header_only=True) as f:
@@ -255,33 +299,46 @@ def _look_mrc(path):
         mode, shape = int(header.mode), (int(header.nz), int(header.ny), int(header.nx))
         size = [float(f.voxel_size[d]) for d in 'yx']
     def read(frame=None):
-        with mrcfile.open(path, permissive=True) as f: values = f.data
-        if values is None: raise ValueError('cut short: its values are missing')
+        with mrcfile.open(path, permissive=True) as f:
+            values = f.data
+        if values is None:
+            raise ValueError('cut short: its values are missing')
         values = np.array(values).reshape(shape)
         return values[0 if frame is None else frame] if shape[0] == 1 or frame is not None else values
     known = {0: 'int8', 1: 'int16', 2: 'float32', 6: 'uint16', 12: 'float16'}
     picture = Picture(0, path.stem, shape[1:], shape[0], known.get(mode, f'mode {mode}'), read)
-    if mode not in known: picture.refused = f'its values are of MRC mode {mode}: expected an intensity (modes {", ".join(map(str, known))})'
-    if shape[0] > 1: picture.notes.append(f'{shape[0]} sections: a movie, a tilt series or a volume; the header does not tell them apart reliably')
+    if mode not in known:
+        modes = ', '.join(map(str, known))
+        picture.refused = f'its values are of MRC mode {mode}: expected an intensity (modes {modes})'
+    if shape[0] > 1:
+        picture.notes.append(f'{shape[0]} sections: a movie, a tilt series or a volume; the header does not tell '
+                             f'them apart reliably')
     if all(abs(s - 1) < 1e-6 or s <= 0 for s in size):
         picture.calibration = f'none: the MRC header says {size[1]:g} Å, as it does where nobody knew'
         return [picture]
     return [_calibrate(picture, size, ('Å', 'Å'), 'MRC header')]
 
-# %% ../../nbs/micrographs/01_readers.ipynb #6616b311
+# %% ../../nbs/micrographs/01_readers.ipynb #fcbdccbf
 MICROSCOPE = 'pip install "hrtem_seg[microscope]"'
 ROSETTA = {'.dm3': 'digitalmicrograph', '.dm4': 'digitalmicrograph', '.emd': 'emd', '.ser': 'tia', '.emi': 'tia'}
 
 def _looked_up(tree, *path):
-    for key in path: tree = tree.get(key, {}) if hasattr(tree, 'get') else {}
+    for key in path:
+        tree = tree.get(key, {}) if hasattr(tree, 'get') else {}
     return tree or None
 
 def _about(metadata):
     "What people ask for, by their names and units"
     tem = _looked_up(metadata, 'Acquisition_instrument', 'TEM')
     known = {'voltage_kV': _looked_up(tem, 'beam_energy'), 'magnification': _looked_up(tem, 'magnification'),
-             'exposure_s': _looked_up(tem, 'Camera', 'exposure'), 'camera_length_mm': _looked_up(tem, 'camera_length')}
+             'exposure_s': _looked_up(tem, 'Camera', 'exposure'),
+             'camera_length_mm': _looked_up(tem, 'camera_length')}
     return {k: float(v) for k, v in known.items() if isinstance(v, (int, float, np.number))}
+
+def _has_emi(path):
+    "Whether a SER file has its EMI beside it: name.emi of name_1.ser"
+    series = path.stem.rsplit('_', 1)[0]
+    return any((path.parent/f'{stem}.emi').is_file() for stem in (path.stem, series))
 
 def _rosetta_picture(number, found, path):
     data, axes = found['data'], found['axes']
@@ -290,16 +347,23 @@ def _rosetta_picture(number, found, path):
     def read(frame=None):
         values = np.asarray(data).reshape(frames, *data.shape[-2:])
         return values[0 if frame is None else frame] if frames == 1 or frame is not None else values
-    picture = Picture(number, str(name), tuple(data.shape[-2:]), frames, str(data.dtype), read, about=_about(found['metadata']))
-    if data.dtype.names: picture.refused = 'it is in colour: expected grey values'
-    elif data.dtype.kind == 'c': picture.refused = 'its values are complex: a wave or a Fourier transform, not an intensity'
-    elif len(data.shape) < 2: picture.refused = f'it has the shape {data.shape}: a spectrum, not an image'
-    elif data.dtype.kind not in 'iuf': picture.refused = f'its values are of type {data.dtype}: expected numbers'
-    if picture.refused: return picture
-    if frames > 1: picture.notes.append(f'{frames} planes along {", ".join(str(a.get("name")) for a in axes[:-2])}')
+    picture = Picture(number, str(name), tuple(data.shape[-2:]), frames, str(data.dtype), read,
+                      about=_about(found['metadata']))
+    if data.dtype.names:
+        picture.refused = 'it is in colour: expected grey values'
+    elif data.dtype.kind == 'c':
+        picture.refused = 'its values are complex: a wave or a Fourier transform, not an intensity'
+    elif len(data.shape) < 2:
+        picture.refused = f'it has the shape {data.shape}: a spectrum, not an image'
+    elif data.dtype.kind not in 'iuf':
+        picture.refused = f'its values are of type {data.dtype}: expected numbers'
+    if picture.refused:
+        return picture
+    if frames > 1:
+        picture.notes.append(f'{frames} planes along {", ".join(str(a.get("name")) for a in axes[:-2])}')
     sizes = [a['scale'] for a in axes[-2:]]
     units = [None if str(a.get('units')) in ('<undefined>', 'None') else a.get('units') for a in axes[-2:]]
-    if path.suffix.lower() == '.ser' and not path.with_suffix('.emi').is_file() and not list(path.parent.glob(path.stem.rsplit('_', 1)[0] + '.emi')):
+    if path.suffix.lower() == '.ser' and not _has_emi(path):
         picture.calibration = f'none for certain: {sizes[-1]:g} in a SER file without its EMI, which has the unit'
         return picture
     return _calibrate(picture, sizes, units, path.suffix[1:].upper())
@@ -308,7 +372,7 @@ def _look_rosetta(path):
     reader = importlib.import_module(f'rsciio.{ROSETTA[path.suffix.lower()]}')
     return [_rosetta_picture(i, found, path) for i, found in enumerate(reader.file_reader(str(path)))]
 
-# %% ../../nbs/micrographs/01_readers.ipynb #9efe7b1f
+# %% ../../nbs/micrographs/01_readers.ipynb #b8ac4fa2
 READERS = {'.png': (_look_pillow, 'PIL'), '.jpg': (_look_pillow, 'PIL'), '.jpeg': (_look_pillow, 'PIL'),
            '.tif': (_look_tiff, 'tifffile'), '.tiff': (_look_tiff, 'tifffile'), '.mrc': (_look_mrc, 'mrcfile')}
 READERS |= {ending: (_look_rosetta, 'rsciio') for ending in ROSETTA}
@@ -334,38 +398,47 @@ def _said_as_warnings(path):
             logger.removeHandler(listener)
             logger.propagate = before
         said += [str(w.message) for w in warned if not issubclass(w.category, DeprecationWarning)]
-        for text in dict.fromkeys(said): warnings.warn(f'{path}: {text}', stacklevel=2)
+        for text in dict.fromkeys(said):
+            warnings.warn(f'{path}: {text}', stacklevel=2)
 
 def _attempt(path, work):
     "Do it; whatever a reader stumbles over becomes one sentence with the file's name"
     try:
-        with _said_as_warnings(path): return work()
-    except MemoryError: raise MemoryError(f'{path}: too large for the memory of this machine') from None
-    except PermissionError: raise PermissionError(f'{path}: not allowed to read it') from None
+        with _said_as_warnings(path):
+            return work()
+    except MemoryError:
+        raise MemoryError(f'{path}: too large for the memory of this machine') from None
+    except PermissionError:
+        raise PermissionError(f'{path}: not allowed to read it') from None
     except Exception as e:   # readers of damaged files raise whatever they like
         text = ' '.join(str(e).split()) or type(e).__name__
         raise ValueError(f'{path} is not a readable image: {text[:300]}') from None
 
-# %% ../../nbs/micrographs/01_readers.ipynb #c6628074
+# %% ../../nbs/micrographs/01_readers.ipynb #a0656c39
 def look(
     path, # A file in one of the formats of `READABLE`
 )->list: # Of `Picture`, in the file's order
     "Every image in a file, with what is known of it and why it is refused"
     path = Path(path)
     ending = path.suffix.lower()
-    if path.is_dir(): raise ValueError(f'{path} is a folder: expected a file')
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder: expected a file')
     if ending not in READERS:
-        raise ValueError(f'{path}: cannot read {ending or "a file without ending"}; readable are {", ".join(READABLE)}')
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
-    if path.stat().st_size == 0: raise ValueError(f'{path} is empty')
+        raise ValueError(f'{path}: cannot read {ending or "a file without ending"}; readable are '
+                         f'{", ".join(READABLE)}')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file')
+    if path.stat().st_size == 0:
+        raise ValueError(f'{path} is empty')
     reader, package = READERS[ending]
     if importlib.util.find_spec(package) is None:
         raise ValueError(f'{path}: reading {ending} needs {package}, which is not installed: {MICROSCOPE}')
     found = _attempt(path, lambda: reader(path))
-    if not found: raise ValueError(f'{path} holds no image')
+    if not found:
+        raise ValueError(f'{path} holds no image')
     return found
 
-# %% ../../nbs/micrographs/01_readers.ipynb #2bf63fba
+# %% ../../nbs/micrographs/01_readers.ipynb #3538066f
 ROUNDED = .01      # Share by which a given pixel size may differ from the file's without a word
 CONTRADICTS = .05  # Share from which the two contradict each other
 
@@ -376,11 +449,14 @@ def _settle_pixel(path, picture, given, insist):
             raise ValueError(f'{path} does not say how large a pixel is ({picture.calibration}): give the pixel size')
         return picture.pixel, picture.calibration
     check_range(.01, 100, **{'pixel (Å)': given})
-    if picture.pixel is None: return float(given), 'given'
+    if picture.pixel is None:
+        return float(given), 'given'
     apart = abs(given/picture.pixel - 1)
     both = f'{given/10:.5g} nm is given, {picture.pixel/10:.5g} nm is what the file says ({picture.calibration})'
-    if apart > CONTRADICTS and not insist: raise ValueError(f'{path}: the pixel sizes contradict each other: {both}')
-    if apart > ROUNDED: warnings.warn(f'{path}: {both}; what is given is used', stacklevel=3)
+    if apart > CONTRADICTS and not insist:
+        raise ValueError(f'{path}: the pixel sizes contradict each other: {both}')
+    if apart > ROUNDED:
+        warnings.warn(f'{path}: {both}; what is given is used', stacklevel=3)
     return float(given), f'given; {picture.calibration} says {picture.pixel:.6g} Å'
 
 def _choose(path, found, image):
@@ -388,10 +464,13 @@ def _choose(path, found, image):
     if image is not None:
         if isinstance(image, bool) or image not in range(len(found)):
             raise ValueError(f'{path}: image={image!r}: expected a whole number from 0 to {len(found) - 1}')
-        if found[image].refused: raise ValueError(f'{path}: image {image} ({found[image].name}) is refused: {found[image].refused}')
+        if found[image].refused:
+            raise ValueError(f'{path}: image {image} ({found[image].name}) is refused: {found[image].refused}')
         return found[image]
-    if len(good) == 1: return good[0]
-    if not good: raise ValueError(f'{path} is refused: ' + '; '.join(p.refused for p in found))
+    if len(good) == 1:
+        return good[0]
+    if not good:
+        raise ValueError(f'{path} is refused: ' + '; '.join(p.refused for p in found))
     several = ', '.join(f'{p.number} ({p.name}, {p.frames} × {p.shape[0]} × {p.shape[1]})' for p in good)
     raise ValueError(f'{path} holds {len(good)} images: {several}; choose one by image=')
 
@@ -405,19 +484,24 @@ def read_micrograph(
 )->xr.DataArray: # float32 (y, x) or (frame, y, x), coordinates in Å
     "Read a micrograph from a file"
     path = Path(path)
-    if pixel is not None: check_range(.01, 100, **{'pixel (Å)': pixel})
+    if pixel is not None:
+        check_range(.01, 100, **{'pixel (Å)': pixel})
     picture = _choose(path, look(path), image)
     if frame not in (None, 'mean') and (isinstance(frame, bool) or frame not in range(picture.frames)):
         raise ValueError(f"{path}: frame={frame!r}: expected 'mean' or a whole number from 0 to {picture.frames - 1}")
     size, calibration = _settle_pixel(path, picture, pixel, insist)
     one = frame if isinstance(frame, int) else None
     values = _attempt(path, lambda: picture.read(one))
-    if picture.refused: raise ValueError(f'{path} is refused: {picture.refused}')
+    if picture.refused:
+        raise ValueError(f'{path} is refused: {picture.refused}')
     done = list(picture.notes)
     if frame == 'mean' and picture.frames > 1:
         values = values.mean(0, dtype=np.float64)
         done.append(f'mean of {picture.frames} frames')
-    if one is not None and picture.frames > 1: done.append(f'frame {one} of {picture.frames}, counted from 0')
+    if one is not None and picture.frames > 1:
+        done.append(f'frame {one} of {picture.frames}, counted from 0')
     about = dict(source=path.name, image=picture.number, **picture.about)
-    try: return micrograph(values, size, calibration=calibration, done=done, **about)
-    except ValueError as e: raise ValueError(f'{path}: {e}') from None
+    try:
+        return micrograph(values, size, calibration=calibration, done=done, **about)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from None

@@ -6,7 +6,7 @@
 __all__ = ['NECK', 'COLUMNS', 'LEAST', 'MOST', 'label_particles', 'measure_particles', 'drop_specks', 'smallest_known',
            'largest_known', 'size_distribution', 'describe', 'plot_sizes']
 
-# %% ../../nbs/segmentation/00_particles.ipynb #72b65ce6
+# %% ../../nbs/segmentation/00_particles.ipynb #e0c61464
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 from scipy import ndimage
@@ -16,7 +16,7 @@ from skimage.measure import label, perimeter_crofton, regionprops
 from skimage.segmentation import watershed
 from ..core.checks import check_range
 
-# %% ../../nbs/segmentation/00_particles.ipynb #34c3f55c
+# %% ../../nbs/segmentation/00_particles.ipynb #fc103dd1
 NECK = .8   # Share of the thinner part's width
 
 def _saddles(basins, distance):
@@ -37,12 +37,14 @@ def _joined(basins, distance, neck):
     peaks = ndimage.maximum(distance, basins, range(basins.max() + 1))
     root = np.arange(basins.max() + 1)
     def root_of(i):
-        while root[i] != i: i = root[i]
+        while root[i] != i:
+            i = root[i]
         return i
     widest_first = sorted(_saddles(basins, distance).items(), key=lambda s: (-s[1], s[0]))
     for (i, j), saddle in widest_first:
         i, j = root_of(i), root_of(j)
-        if i == j or saddle < neck*min(peaks[i], peaks[j]): continue
+        if i == j or saddle < neck*min(peaks[i], peaks[j]):
+            continue
         root[max(i, j)] = min(i, j)
         peaks[min(i, j)] = max(peaks[i], peaks[j])
     return np.array([root_of(i) for i in range(len(root))])[basins]
@@ -52,13 +54,14 @@ def _split(patch, neck):
     distance = ndimage.distance_transform_edt(np.pad(patch, 1))[1:-1, 1:-1]
     smooth = ndimage.gaussian_filter(distance, 1)
     peaks = peak_local_max(smooth, min_distance=2, labels=patch.astype(int), exclude_border=False)
-    if len(peaks) < 2: return patch.astype(int)
+    if len(peaks) < 2:
+        return patch.astype(int)
     markers = np.zeros(patch.shape, int)
     markers[tuple(peaks.T)] = range(1, len(peaks) + 1)
     basins = watershed(-smooth, markers, mask=patch)
     return _joined(basins, distance, neck)
 
-# %% ../../nbs/segmentation/00_particles.ipynb #e57e259f
+# %% ../../nbs/segmentation/00_particles.ipynb #fa153a19
 def label_particles(
     mask,             # bool (ny, nx)
     neck:float=NECK,  # Patches are split at necks below this share of the thinner part's width; 0 splits none
@@ -66,7 +69,8 @@ def label_particles(
     "Tell the particles of a mask apart"
     check_range(0, 1, neck=neck)
     patches = label(np.asarray(mask, dtype=bool))
-    if neck == 0: return patches
+    if neck == 0:
+        return patches
     out = np.zeros(patches.shape, np.int32)
     n = 0
     for i, box in enumerate(ndimage.find_objects(patches), start=1):
@@ -77,11 +81,13 @@ def label_particles(
         n += numbers.max() + 1
     return out
 
-# %% ../../nbs/segmentation/00_particles.ipynb #42344355
+# %% ../../nbs/segmentation/00_particles.ipynb #1ed05f35
 def _ferets(points):
     "(widest, narrowest) distance between parallel lines around points (n, 2)"
-    try: hull = points[ConvexHull(points).vertices]
-    except QhullError: return 0., 0.
+    try:
+        hull = points[ConvexHull(points).vertices]
+    except QhullError:
+        return 0., 0.
     edges = np.roll(hull, -1, 0) - hull
     normals = np.stack([edges[:, 1], -edges[:, 0]], 1)/np.hypot(*edges.T)[:, None]
     along = hull@normals.T
@@ -109,15 +115,17 @@ def _long_axis(rows, columns):
     y, x = rows - rows.mean(), columns - columns.mean()
     return float(np.degrees(np.arctan2(2*(x*y).mean(), (x**2).mean() - (y**2).mean())/2))
 
-# %% ../../nbs/segmentation/00_particles.ipynb #557baa26
+# %% ../../nbs/segmentation/00_particles.ipynb #8d2e9475
 def _one_particle(props, nm, cut):
     rows, columns = props.coords.T
     widest, narrowest = _ferets(_corners(*_outline(props.image)))
     around = perimeter_crofton(np.pad(props.image, 1), directions=4)
     return dict(label=props.label, y_nm=props.centroid[0]*nm, x_nm=props.centroid[1]*nm,
-                diameter_nm=np.sqrt(4*props.area/np.pi)*nm, area_nm2=props.area*nm**2, feret_max_nm=widest*nm, feret_min_nm=narrowest*nm,
+                diameter_nm=np.sqrt(4*props.area/np.pi)*nm, area_nm2=props.area*nm**2, feret_max_nm=widest*nm,
+                feret_min_nm=narrowest*nm,
                 perimeter_nm=around*nm, circularity=4*np.pi*props.area/around**2 if around else np.nan,
-                solidity=props.solidity, orientation_deg=_long_axis(rows, columns), at_border=bool(cut[rows, columns].any()))
+                solidity=props.solidity, orientation_deg=_long_axis(rows, columns),
+                at_border=bool(cut[rows, columns].any()))
 
 def _edges_of(shape, valid):
     "Pixels that touch the image's edge or an unknown region"
@@ -125,7 +133,8 @@ def _edges_of(shape, valid):
     inside = ndimage.binary_erosion(known, np.ones((3, 3)), border_value=0)
     return ~inside
 
-COLUMNS = ('label', 'y_nm', 'x_nm', 'diameter_nm', 'area_nm2', 'feret_max_nm', 'feret_min_nm', 'perimeter_nm', 'circularity', 'solidity',
+COLUMNS = ('label', 'y_nm', 'x_nm', 'diameter_nm', 'area_nm2', 'feret_max_nm', 'feret_min_nm', 'perimeter_nm',
+           'circularity', 'solidity',
            'orientation_deg', 'nearest_nm', 'mean_intensity', 'mean_probability', 'at_border')
 
 def measure_particles(
@@ -139,13 +148,16 @@ def measure_particles(
     "Measure particles"
     check_range(.01, 100, **{'pixel (Å)': pixel})
     labels = np.asarray(labels)
-    if labels.ndim != 2: raise ValueError(f'labels of shape {labels.shape}: expected (y, x)')
-    if labels.dtype == bool: labels = label(labels)
+    if labels.ndim != 2:
+        raise ValueError(f'labels of shape {labels.shape}: expected (y, x)')
+    if labels.dtype == bool:
+        labels = label(labels)
     nm = pixel/10
     cut = _edges_of(labels.shape, valid)
     large = [p for p in regionprops(labels) if np.sqrt(4*p.area/np.pi)*pixel >= smallest]
     table = pd.DataFrame([_one_particle(p, nm, cut) for p in large])
-    if table.empty: return pd.DataFrame({c: pd.Series(dtype=bool if c == 'at_border' else float) for c in COLUMNS})
+    if table.empty:
+        return pd.DataFrame({c: pd.Series(dtype=bool if c == 'at_border' else float) for c in COLUMNS})
     for name, values in (('mean_intensity', image), ('mean_probability', probability)):
         table[name] = np.nan if values is None else ndimage.mean(np.asarray(values), labels, table.label)
     centres = table[['y_nm', 'x_nm']].values
@@ -164,19 +176,25 @@ def drop_specks(
     diameter = np.sqrt(4*np.bincount(found.ravel())/np.pi)*pixel
     large = diameter >= smallest
     large[0] = False
-    if labels.dtype == bool: return large[found]
+    if labels.dtype == bool:
+        return large[found]
     numbers = np.cumsum(large)*large
     return numbers[found].astype(labels.dtype)
 
-LEAST = dict(uniform=lambda low, high: low, integers=lambda low, high: low, truncnorm=lambda mean, std, low, high: low, choice=min)
-MOST = dict(uniform=lambda low, high: high, integers=lambda low, high: high, truncnorm=lambda mean, std, low, high: high, choice=max)
+LEAST = dict(uniform=lambda low, high: low, integers=lambda low, high: low, truncnorm=lambda mean, std, low,
+             high: low, choice=min)
+MOST = dict(uniform=lambda low, high: high, integers=lambda low, high: high, truncnorm=lambda mean, std, low,
+            high: high, choice=max)
 
 def _trained_radius(record, ends):
     "The least or the largest radius (Å) that a network was trained on; None where its record does not say"
-    try: radius = record['data']['train']['settings']['scene']['radius']
-    except (KeyError, TypeError): return None
+    try:
+        radius = record['data']['train']['settings']['scene']['radius']
+    except (KeyError, TypeError):
+        return None
     if isinstance(radius, (list, tuple)):
-        if not radius or radius[0] not in ends: return None
+        if not radius or radius[0] not in ends:
+            return None
         numbers = radius[1] if radius[0] == 'choice' and isinstance(radius[1], list) else radius[1:]
         radius = ends[radius[0]](numbers) if radius[0] == 'choice' else ends[radius[0]](*numbers)
     return float(radius) if isinstance(radius, (int, float)) and radius > 0 else None
@@ -195,16 +213,19 @@ def largest_known(
     radius = _trained_radius(record, MOST)
     return None if radius is None else 2*radius
 
-# %% ../../nbs/segmentation/00_particles.ipynb #018d396f
+# %% ../../nbs/segmentation/00_particles.ipynb #20544092
 def size_distribution(
     particles:pd.DataFrame, # From `measure_particles`
 )->dict: # Numbers in nm, but for `n`, `cut` and `lognormal_width`; None where there are too few
     "The distribution of diameters of whole particles"
     d = particles.diameter_nm[~particles.at_border.astype(bool)]
     n = len(d)
-    known = dict(n=n, cut=len(particles) - n, mean_nm=None, median_nm=None, std_nm=None, sem_nm=None, lognormal_median_nm=None, lognormal_width=None)
-    if n: known |= dict(mean_nm=d.mean(), median_nm=d.median(), lognormal_median_nm=np.exp(np.log(d).mean()))
-    if n > 1: known |= dict(std_nm=d.std(), sem_nm=d.std()/np.sqrt(n), lognormal_width=np.log(d).std())
+    known = dict(n=n, cut=len(particles) - n, mean_nm=None, median_nm=None, std_nm=None, sem_nm=None,
+                 lognormal_median_nm=None, lognormal_width=None)
+    if n:
+        known |= dict(mean_nm=d.mean(), median_nm=d.median(), lognormal_median_nm=np.exp(np.log(d).mean()))
+    if n > 1:
+        known |= dict(std_nm=d.std(), sem_nm=d.std()/np.sqrt(n), lognormal_width=np.log(d).std())
     return known
 
 def describe(
@@ -212,9 +233,12 @@ def describe(
 )->str:
     "Count and mean diameter in one line"
     s = size_distribution(particles)
-    if not s['n']: size = 'none whole'
-    elif s['n'] == 1: size = f"diameter {s['mean_nm']:.2f} nm"
-    else: size = f"mean diameter {s['mean_nm']:.2f} ± {s['sem_nm']:.2f} nm (standard deviation {s['std_nm']:.2f} nm)"
+    if not s['n']:
+        size = 'none whole'
+    elif s['n'] == 1:
+        size = f"diameter {s['mean_nm']:.2f} nm"
+    else:
+        size = f"mean diameter {s['mean_nm']:.2f} ± {s['sem_nm']:.2f} nm (standard deviation {s['std_nm']:.2f} nm)"
     return f"{len(particles)} particles, {s['cut']} cut by a border; {size}"
 
 def plot_sizes(
@@ -223,9 +247,11 @@ def plot_sizes(
     lognormal:bool=False,    # Draw the log-normal distribution of the same two numbers
 ):
     "A histogram of the diameters of whole particles"
-    if ax is None: ax = plt.subplots(figsize=(4, 3), layout='constrained')[1]
+    if ax is None:
+        ax = plt.subplots(figsize=(4, 3), layout='constrained')[1]
     d = particles.diameter_nm[~particles.at_border.astype(bool)].values
-    if not len(d): raise ValueError(f'{len(particles)} particles, none of them whole: no sizes to draw')
+    if not len(d):
+        raise ValueError(f'{len(particles)} particles, none of them whole: no sizes to draw')
     counts, edges, _ = ax.hist(d, bins='auto' if len(d) > 3 else 3, color='0.7', edgecolor='w')
     s = size_distribution(particles)
     if lognormal and s['lognormal_width']:

@@ -38,8 +38,10 @@ def newest_network(
     results = sorted(Path(runs).glob('*/result.json'), key=lambda f: f.stat().st_mtime)
     named = [Path(r['network']) for r in map(read_json, results) if r.get('network')]
     for folder in [*named[::-1], shipped_network()]:
-        if (folder/'record.json').is_file(): return folder
-    raise FileNotFoundError(f'no trained network under {Path(runs).absolute()}, and none came with the package: name one (--network)')
+        if (folder/'record.json').is_file():
+            return folder
+    raise FileNotFoundError(f'no trained network under {Path(runs).absolute()}, and none came with the package: '
+                            f'name one (--network)')
 
 def trained_on(
     record:dict, # Of a kept network
@@ -49,7 +51,8 @@ def trained_on(
         train = record['data']['train']
         return float(train['pixel']), int(min(train['shape']))
     except (KeyError, TypeError):
-        raise ValueError("the network's record does not say what pixel size it was trained at (data.train.pixel and shape)") from None
+        raise ValueError("the network's record does not say what pixel size it was trained at (data.train.pixel "
+                         "and shape)") from None
 
 def about_network(
     folder,      # Of a kept network
@@ -59,8 +62,10 @@ def about_network(
     pixel, _ = trained_on(record)
     largest = largest_known(record)
     sizes = f', particles of {smallest_known(record)/np.sqrt(.5)/10:.2g} to {largest/10:.2g} nm' if largest else ''
-    origin = 'the one that comes with the package' if Path(folder).resolve() == shipped_network().resolve() else str(folder)
-    return f"{origin} ({record['n_parameters']:,} parameters, weights {record['weights'][:8]}; trained at {pixel/10:.3f} nm per pixel{sizes}, darker than their film)"
+    is_shipped = Path(folder).resolve() == shipped_network().resolve()
+    origin = 'the one that comes with the package' if is_shipped else str(folder)
+    made = f"{record['n_parameters']:,} parameters, weights {record['weights'][:8]}"
+    return f'{origin} ({made}; trained at {pixel/10:.3f} nm per pixel{sizes}, darker than their film)'
 
 # %% ../../nbs/segmentation/02_segmentation.ipynb #eebbd8db
 AS_IT_IS = 1.4   # Up to so many times the network's pixel
@@ -95,38 +100,46 @@ def check_scale(
     both = f'its pixel of {own/10:.4g} nm is {own/pixel:.2g} times that of the network, {pixel/10:.3g} nm'
     if own > TOO_COARSE*pixel:
         least = smallest_known(record)
-        raise ValueError(f'{both}: the smallest particle that it knows would have {least/own:.2g} pixels. Is the pixel size right, in nm?')
+        raise ValueError(f'{both}: the smallest particle that it knows would have {least/own:.2g} pixels. Is the '
+                         f'pixel size right, in nm?')
     wide = max(image.sizes['y'], image.sizes['x'])*own
     if wide < smallest_known(record):
-        raise ValueError(f'the whole field is {wide/10:.2g} nm wide, less than the smallest particle that the network knows, '
+        raise ValueError(f'the whole field is {wide/10:.2g} nm wide, less than the smallest particle that the '
+                         f'network knows, '
                          f'{smallest_known(record)/10:.2g} nm. Is the pixel size right, in nm?')
-    if own > DOUBTFUL*pixel or own < pixel/DOUBTFUL**2: warnings.warn(f'{both}: no image like that was in its training', stacklevel=2)
+    if own > DOUBTFUL*pixel or own < pixel/DOUBTFUL**2:
+        warnings.warn(f'{both}: no image like that was in its training', stacklevel=2)
     needed = _memory_needed(image, pixel, memory)
     there = psutil.virtual_memory().available
     if needed > there:
-        raise MemoryError(f'{needed/1e9:.1f} GB of memory are needed and {there/1e9:.1f} GB are free: cut the image, or check its pixel size')
+        raise MemoryError(f'{needed/1e9:.1f} GB of memory are needed and {there/1e9:.1f} GB are free: cut the '
+                          f'image, or check its pixel size')
     return needed
 
 # %% ../../nbs/segmentation/02_segmentation.ipynb #a76fc895
 def _as_micrograph(image):
     if not isinstance(image, xr.DataArray) or 'pixel' not in image.attrs:
-        raise ValueError(f'a {type(image).__name__} without a pixel size: expected a micrograph, by micrograph(array, pixel) or read_micrograph(path)')
+        raise ValueError(f'a {type(image).__name__} without a pixel size: expected a micrograph, by '
+                         f'micrograph(array, pixel) or read_micrograph(path)')
     return image if 'valid' in image.coords else micrograph(image.values, **image.attrs)
 
 def _loaded(network):
     "(network, record, name) of a folder, or of what `load_network` gave"
-    if isinstance(network, (tuple, list)): return *network, 'given'
+    if isinstance(network, (tuple, list)):
+        return *network, 'given'
     return *load_network(network), str(network)
 
 def _back_on(grid, probability):
     "A probability on the micrograph's own grid"
-    if probability.shape == grid: return probability
+    if probability.shape == grid:
+        return probability
     return resize(probability, grid, order=1, mode='edge', anti_aliasing=False).astype(np.float32)
 
 def _segment_frame(image, net, pixel, settings):
     "Probability, labels of one frame"
     scaled = at_pixel(image, pixel)
-    p = predict_tiles(net, scaled.values, statistics(scaled), scaled.valid.values, settings['memory'], settings['flips'], settings['device'])
+    p = predict_tiles(net, scaled.values, statistics(scaled), scaled.valid.values, settings['memory'],
+                      settings['flips'], settings['device'])
     p = _back_on(image.shape, p)
     known = image.valid.values
     labels = label_particles((p > settings['threshold']) & known, settings['neck'])
@@ -136,11 +149,11 @@ def _segment_frame(image, net, pixel, settings):
 # %% ../../nbs/segmentation/02_segmentation.ipynb #0c331389
 def segment(
     image:xr.DataArray,    # (y, x) or (frame, y, x) micrograph
-    network=None,          # Folder of a kept network, or what `load_network` gives; by default the one that comes with the package
+    network=None,          # Folder of a kept network, or what `load_network` gives; by default the shipped one
     threshold:float=.5,    # Least probability of a particle pixel
     smallest:float=0.,     # Å, least diameter of a particle: smaller patches are taken out
     cleaning=True,         # What is needed is done; False for none, or arguments of `clean`
-    neck:float=NECK,       # Touching particles are split at necks below this share of the thinner one's width; 0 splits none
+    neck:float=NECK,       # Particles are split at necks below this share of the thinner one's width; 0: none
     flips:bool=False,      # Mean over the image and its mirror images: four passes, a little better
     device=None,           # Where to compute; by default a GPU where there is one
     memory:float=MEMORY,   # Bytes that one pass may take
@@ -149,20 +162,25 @@ def segment(
     check_range(0, 1, threshold=threshold)
     check_range(0, 1e6, **{'smallest (Å)': smallest})
     net, record, name = _loaded(network or shipped_network())
-    if net.spec.get('n_in', 1) != 1: raise ValueError(f"{name} takes {net.spec['n_in']} channels: expected a network of one, for grey images")
+    if net.spec.get('n_in', 1) != 1:
+        raise ValueError(f"{name} takes {net.spec['n_in']} channels: expected a network of one, for grey images")
     pixel, _ = trained_on(record)
     image = _as_micrograph(image)
     needed = check_scale(image, record, memory)
     if cleaning is not False:
         steps = {} if cleaning is True else cleaning
         image = clean(image, **{'largest': largest_known(record) or 50.} | steps)
-    settings = dict(threshold=threshold, smallest=smallest, neck=neck, flips=flips, device=device or default_device(), memory=memory)
+    settings = dict(threshold=threshold, smallest=smallest, neck=neck, flips=flips,
+                    device=device or default_device(), memory=memory)
     frames = [image] if image.ndim == 2 else [image.isel(frame=i) for i in range(image.sizes['frame'])]
     found = [_segment_frame(frame, net, pixel, settings) for frame in frames]
     probability, labels = (np.stack(a).reshape(image.shape) for a in zip(*found))
-    data = {'probability': (image.dims, probability), 'mask': (image.dims, labels > 0), 'labels': (image.dims, labels)}
-    attrs = dict(pixel=image.attrs['pixel'], calibration=image.attrs['calibration'], network=name, weights=record['weights'],
-                 threshold=threshold, smallest=smallest, neck=neck, flips=int(flips), done=list(image.attrs['done']), memory_needed=needed)
+    data = {'probability': (image.dims, probability), 'mask': (image.dims, labels > 0),
+            'labels': (image.dims, labels)}
+    attrs = dict(pixel=image.attrs['pixel'], calibration=image.attrs['calibration'], network=name,
+                 weights=record['weights'],
+                 threshold=threshold, smallest=smallest, neck=neck, flips=int(flips), done=list(image.attrs['done']),
+                 memory_needed=needed)
     return xr.Dataset(data, coords=image.coords, attrs=attrs)
 
 # %% ../../nbs/segmentation/02_segmentation.ipynb #dd7f2a59
@@ -220,7 +238,8 @@ def find_files(
             continue
         inside = sorted(f for f in p.glob('**/*' if recursive else '*') if f.is_file() and f.suffix.lower() in READABLE)
         mine = [f for f in inside if not f.name.startswith('.') and not _is_result(f)]
-        if not mine: raise FileNotFoundError(f'{p} is a folder without a file that can be read ({", ".join(READABLE)})')
+        if not mine:
+            raise FileNotFoundError(f'{p} is a folder without a file that can be read ({", ".join(READABLE)})')
         found += mine
     return list(dict.fromkeys(found))
 
@@ -229,7 +248,8 @@ def _is_result(f):
     return any(f.name.endswith(e) and (f.parent/f'{f.name.removesuffix(e)}.json').is_file() for e in ENDINGS)
 
 def _digest(path):
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../../nbs/segmentation/02_segmentation.ipynb #c87117e4
 @dataclass
@@ -247,7 +267,8 @@ class Segmented:
         before = ' (done before)' if self.again else ''
         cleaned = ''.join(f'\n  {step}' for step in self.record['done'])
         least = f"nothing below {self.record['smallest']/10:.2g} nm counts"
-        return f"{self.path}: {describe(self.particles)}; {least}{before}{cleaned}\n  {self.out/self.name}_mask.png, _labels.tif, _overlay.png, _particles.csv"
+        where = f'{self.out/self.name}{", ".join(ENDINGS)}'
+        return f'{self.path}: {describe(self.particles)}; {least}{before}{cleaned}\n  {where}'
 
 def _table_of(result, image, smallest):
     "The particles of an image, or of each frame of a movie"
@@ -255,7 +276,8 @@ def _table_of(result, image, smallest):
     def table(i=()):
         values = [a.values[i] for a in (result.labels, image, result.probability)]
         return measure_particles(values[0], pixel, smallest, values[1], values[2], result.valid.values)
-    if image.ndim == 2: return table()
+    if image.ndim == 2:
+        return table()
     return pd.concat([table(i).assign(frame=i) for i in range(len(image))], ignore_index=True)
 
 def _write_all(folder, name, image, result, particles):
@@ -268,7 +290,8 @@ def _write_all(folder, name, image, result, particles):
     imsave(folder/f'{name}_mask.png', masks[first], check_contrast=False)
     tifffile.imwrite(folder/f'{name}_labels.tif', labels.astype(kind), imagej=True, resolution=(per_nm, per_nm),
                      metadata={'unit': 'nm', 'axes': 'TYX'[-labels.ndim:]})
-    imsave(folder/f'{name}_overlay.png', overlay(image.values[first], labels[first], result.valid), check_contrast=False)
+    imsave(folder/f'{name}_overlay.png', overlay(image.values[first], labels[first], result.valid),
+           check_contrast=False)
     particles.round(4).to_csv(folder/f'{name}_particles.csv', index=False)
 
 # %% ../../nbs/segmentation/02_segmentation.ipynb #63add860
@@ -280,12 +303,15 @@ def _settings_of(image, record, pixel, smallest, options):
 def _was_done(out, name, path, digest, settings, overwrite):
     "The record of a finished run on the same file with the same settings; refuses what is there of another"
     there = [f for f in (out/f'{name}{e}' for e in ('.json', *ENDINGS)) if f.exists()]
-    if not there or overwrite: return None
+    if not there or overwrite:
+        return None
     record = read_json(out/f'{name}.json') if (out/f'{name}.json').is_file() else {}
     same = record.get('input') == digest and record.get('settings') == settings
-    if same and len(there) == len(ENDINGS) + 1: return record
+    if same and len(there) == len(ENDINGS) + 1:
+        return record
     other = 'another image' if record.get('input') != digest else 'other settings'
-    raise FileExistsError(f'{path}: {there[0]} is there already, of {other}: overwrite it (--overwrite), or choose another folder (--out)')
+    raise FileExistsError(f'{path}: {there[0]} is there already, of {other}: overwrite it (--overwrite), or choose '
+                          f'another folder (--out)')
 
 def segment_file(
     path,                # A file in one of the formats of `hrtem_seg.micrographs.readers.READABLE`
@@ -313,20 +339,25 @@ def segment_file(
         digest = _digest(path)
         settings = _settings_of(dict(image=image, frame=frame), about, micro.attrs['pixel'], smallest, options)
         done = _was_done(out, name, path, digest, settings, overwrite)
-        if done: return Segmented(path, name, out, pd.read_csv(out/f'{name}_particles.csv'), done, again=True)
+        if done:
+            return Segmented(path, name, out, pd.read_csv(out/f'{name}_particles.csv'), done, again=True)
         result = segment(micro, network, smallest=smallest, **options)
     told = list(dict.fromkeys(str(w.message) for w in said if not issubclass(w.category, DeprecationWarning)))
     particles = _table_of(result, micro, smallest)
-    record = dict(file=path.name, input=digest, image=checksum(micro.values), pixel=micro.attrs['pixel'], calibration=micro.attrs['calibration'],
-                  network=str(network.absolute()), weights=about['weights'], threshold=result.attrs['threshold'], smallest=smallest, settings=settings,
-                  done=result.attrs['done'], known=float(result.valid.mean()), particles=len(particles), warnings=told,
+    record = dict(file=path.name, input=digest, image=checksum(micro.values), pixel=micro.attrs['pixel'],
+                  calibration=micro.attrs['calibration'],
+                  network=str(network.absolute()), weights=about['weights'], threshold=result.attrs['threshold'],
+                  smallest=smallest, settings=settings,
+                  done=result.attrs['done'], known=float(result.valid.mean()), particles=len(particles),
+                  warnings=told,
                   mask=checksum(result.mask.values), versions=versions())
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=out) as beside:
         beside = Path(beside)
         _write_all(beside, name, micro, result, particles)
         write_json(beside/f'{name}.json', record)
-        for ending in (*ENDINGS, '.json'): os.replace(beside/f'{name}{ending}', out/f'{name}{ending}')
+        for ending in (*ENDINGS, '.json'):
+            os.replace(beside/f'{name}{ending}', out/f'{name}{ending}')
     return Segmented(path, name, out, particles, record, warnings=told)
 
 # %% ../../nbs/segmentation/02_segmentation.ipynb #9b014cc1
@@ -341,5 +372,7 @@ def segment_files(
     "Segment files one after the other"
     read_network_record(network or shipped_network())   # before anything else
     for path, name in result_names(find_files(paths, recursive)).items():
-        try: yield path, segment_file(path, pixel, network, out, name=name, **options)
-        except (ValueError, OSError, MemoryError, RuntimeError) as e: yield path, e
+        try:
+            yield path, segment_file(path, pixel, network, out, name=name, **options)
+        except (ValueError, OSError, MemoryError, RuntimeError) as e:
+            yield path, e

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['MEMORY', 'MIRRORED', 'bytes_per_pixel', 'pieces', 'tile_side', 'predict_tiles']
 
-# %% ../../nbs/segmentation/01_tiles.ipynb #6eddde21
+# %% ../../nbs/segmentation/01_tiles.ipynb #da962121
 import numpy as np, torch
 from ..core.checks import check_range
 from ..learning.networks import halo
 from ..learning.prediction import predict
 
-# %% ../../nbs/segmentation/01_tiles.ipynb #1d4a7fef
+# %% ../../nbs/segmentation/01_tiles.ipynb #b4aa5a2d
 def bytes_per_pixel(
     network, # A network of this project
 )->float:
@@ -21,12 +21,14 @@ def bytes_per_pixel(
     layers = [m for m in network.modules() if not list(m.children())]
     hooks = [m.register_forward_hook(weigh) for m in layers]
     side = 2*network.multiple
-    try: predict(network, np.zeros((side, side), np.float32), precision='float32', statistics=(0., 1.))
+    try:
+        predict(network, np.zeros((side, side), np.float32), precision='float32', statistics=(0., 1.))
     finally:
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
     return sum(given)/side**2
 
-# %% ../../nbs/segmentation/01_tiles.ipynb #a2edf7e3
+# %% ../../nbs/segmentation/01_tiles.ipynb #05c504d8
 MEMORY = 1e9   # Bytes that one pass may take
 
 def pieces(
@@ -47,13 +49,15 @@ def tile_side(
 )->int: # Pixels that a tile keeps along a side; its halo comes on top
     "The largest tile that the memory allows"
     side = int(np.sqrt(memory/bytes_per_pixel(network)))
-    if side >= max(shape): return max(shape)
+    if side >= max(shape):
+        return max(shape)
     inner = side - 2*halo(network)
     if inner < network.multiple:
-        raise ValueError(f'{memory/1e9:.3g} GB of memory hold a tile of {side} pixels, and its halo alone takes {2*halo(network)}')
+        raise ValueError(f'{memory/1e9:.3g} GB of memory hold a tile of {side} pixels, and its halo alone takes '
+                         f'{2*halo(network)}')
     return inner
 
-# %% ../../nbs/segmentation/01_tiles.ipynb #59692c49
+# %% ../../nbs/segmentation/01_tiles.ipynb #9f70efbf
 MIRRORED = ((), (-2,), (-1,), (-2, -1))   # Axes turned over
 
 def _mirrored_to(image, multiple):
@@ -72,7 +76,7 @@ def _passes(network, tile, statistics, flips, device, precision):
 def predict_tiles(
     network,                # Two logits per pixel, class 1 = particle
     image,                  # (ny, nx) array at the network's pixel size
-    statistics:tuple,       # (mean, standard deviation) of the whole image, by `hrtem_seg.micrographs.cleaning.statistics`
+    statistics:tuple,       # (mean, standard deviation) of the whole image, as `statistics` gives them
     valid=None,             # bool (ny, nx): False where nothing is known
     memory:float=MEMORY,    # Bytes that one pass may take
     flips:bool=False,       # Mean over the image and its three mirror images
@@ -82,7 +86,8 @@ def predict_tiles(
     "Apply a network tile by tile, as if to the whole image"
     check_range(1e6, 1e15, **{'memory (bytes)': memory})
     image = np.asarray(image, dtype=np.float32)
-    if valid is not None and not np.all(valid): image = np.where(valid, image, np.float32(statistics[0]))
+    if valid is not None and not np.all(valid):
+        image = np.where(valid, image, np.float32(statistics[0]))
     padded = _mirrored_to(image, network.multiple)
     inner = tile_side(network, padded.shape, memory)
     whole = inner >= max(padded.shape)
