@@ -201,6 +201,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'hrtem_seg.data.settings._check_splits': ( 'data/settings.html#_check_splits',
                                                                                     'hrtem_seg/data/settings.py'),
                                          'hrtem_seg.data.settings._plain': ('data/settings.html#_plain', 'hrtem_seg/data/settings.py'),
+                                         'hrtem_seg.data.settings.check_drawn': ( 'data/settings.html#check_drawn',
+                                                                                  'hrtem_seg/data/settings.py'),
                                          'hrtem_seg.data.settings.check_recording': ( 'data/settings.html#check_recording',
                                                                                       'hrtem_seg/data/settings.py'),
                                          'hrtem_seg.data.settings.check_settings': ( 'data/settings.html#check_settings',

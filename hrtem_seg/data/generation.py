@@ -41,9 +41,11 @@ def _sums(samples):
 def _put(path, number, made):
     "Write a structure; where it stood before with other bits, raise instead"
     try: old = structure_record(path, number)
-    except (FileNotFoundError, ValueError): old = None   # it was not there, or its record is damaged: nothing to compare with
+    except (FileNotFoundError, ValueError):   # it was not there, or its record is damaged: nothing to compare with
+        old = None
     if old and [s['checksum'] for s in old['samples']] != _sums(made['samples']):
-        raise RuntimeError(f"{path}: structure {number} comes out with other bits than it had; it was made with {old['versions']}, now {versions()}")
+        raise RuntimeError(f"{path}: structure {number} comes out with other bits than it had; it was made "
+                           f"with {old['versions']}, now {versions()}")
     write_structure(path, number, **made)
 
 # %% ../../nbs/data/03_generation.ipynb #0dd16ba2
@@ -76,14 +78,21 @@ BORROWED = ('seed', 'scene', 'wave', 'keep')   # what exit waves depend on
 def _borrowed(source, given):
     "The settings that made the exit waves, from the stack that has them; raises where others are given"
     old = stack_record(source)['settings']
-    if not old['keep']: raise ValueError(f'source={source!r}: that stack kept no exit waves')
+    if not old['keep']:
+        raise ValueError(f'source={source!r}: that stack kept no exit waves')
     gone = missing(source, given['n_structures'])
-    if gone: raise ValueError(f"source={source!r}: has not all of {given['n_structures']} structures; number {gone[0]} is not there")
+    if gone:
+        raise ValueError(f"source={source!r}: has not all of {given['n_structures']} structures; number "
+                         f"{gone[0]} is not there")
     for k in BORROWED:
-        if k != 'keep' and given[k] not in (None, {}, old[k]): raise ValueError(f'source={source!r}: its {k} is {old[k]!r}, not {given[k]!r}')
+        if k != 'keep' and given[k] not in (None, {}, old[k]):
+            raise ValueError(f'source={source!r}: its {k} is {old[k]!r}, not {given[k]!r}')
     borrowed = {k: old[k] for k in BORROWED}
-    if 'sampling' in old: return borrowed if given['sampling'] == 'wave' else {**borrowed, 'pixel': given['pixel'] or old['pixel']}
-    if given['pixel'] not in (None, old['pixel']): raise ValueError(f"source={source!r}: an old stack, whose waves are cut to its pixel of {old['pixel']!r} Å; expected that, not {given['pixel']!r}")
+    if 'sampling' in old:
+        return borrowed if given['sampling'] == 'wave' else {**borrowed, 'pixel': given['pixel'] or old['pixel']}
+    if given['pixel'] not in (None, old['pixel']):
+        raise ValueError(f"source={source!r}: an old stack, whose waves are cut to its pixel of "
+                         f"{old['pixel']!r} Å; expected that, not {given['pixel']!r}")
     return {**borrowed, 'pixel': old['pixel'], 'sampling': None}   # images of cut waves are images of an old stack
 
 # %% ../../nbs/data/03_generation.ipynb #771692b7
@@ -93,9 +102,13 @@ def _named(scene):
 
 def _settings(source, asked):
     "Plain, checked settings from what was asked, as a record has them"
-    if isinstance(asked['scene'], dict): asked['scene'] = settle_materials(asked['scene'])
+    unsaid = {'scene': {}, 'wave': {}, 'optics': {}, 'mask': {}, 'labels': [], 'splits': {'train': .7, 'valid': .3}}
+    asked = {k: unsaid[k] if v is None and k in unsaid else v for k, v in asked.items()}
+    if isinstance(asked['scene'], dict):
+        asked['scene'] = settle_materials(asked['scene'])
     asked = plain_settings(**asked)
-    if asked['scene'] or not source: asked['scene'] = _named(asked['scene'])
+    if asked['scene'] or not source:
+        asked['scene'] = _named(asked['scene'])
     if source: asked.update(_borrowed(source, asked))
     absent = {'labels': [], 'sampling': None}   # those leave no trace in a record
     record = {k: v for k, v in asked.items() if k not in absent or v != absent[k]}
@@ -103,8 +116,11 @@ def _settings(source, asked):
     return record
 
 def _check_device(device):
+    if not isinstance(device, str):
+        raise ValueError(f"{device=}: expected 'cpu', 'cuda' or another name of a device")
     try: torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as e: raise ValueError(f'{device=}: {str(e).splitlines()[0]}') from None
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(f'{device=}: {str(e).splitlines()[0]}') from None
 
 # %% ../../nbs/data/03_generation.ipynb #d0fbd697
 @contextmanager
@@ -112,7 +128,8 @@ def _saying_what_is_kept(path, n_structures):
     "Let Ctrl-C say how far the job is"
     try: yield
     except KeyboardInterrupt as e:
-        e.add_note(f'{path}: {len(finished(path))} of {n_structures} structures are kept, and the same call goes on from there')
+        e.add_note(f'{path}: {len(finished(path))} of {n_structures} structures are kept, and the same call '
+                   f'goes on from there')
         raise
 
 # %% ../../nbs/data/03_generation.ipynb #49070fd5
@@ -123,32 +140,34 @@ def generate(
     seed:int|None=None,
     scene:dict|None=None,    # As for `draw_scene`
     wave:dict|None=None,     # As for `exit_wave`; values, for instance of tilts, may be distributions
-    pixel:float|None=None,   # The camera's own pixel in Å, before any binning; None for the one that just holds the image, or that of `source`
-    sampling:str='area',     # As for `image`: the camera integrates over its pixels ('area'), or 'band', or 'wave' for the wave's own grid
+    pixel:float|None=None,   # The camera's own pixel, Å; None: the one that just holds the image, or that of `source`
+    sampling:str='area',     # As for `image`: 'area' (the camera integrates over its pixels), 'band', or 'wave'
     optics:dict|None=None,   # As for `image`; values may be distributions
     doses=(400.,),           # e/Å², or distributions; each structure is imaged at each of them
     defocus=0.,              # C1 from zero defocus in Å, or a distribution, drawn anew for each image
     images_per_structure:int=1, # At each dose
     crop:int|None=None,      # Field in pixels at a random place of the cell; None for the whole cell
-    camera=None,             # As for `detect`, or a name in `CAMERAS`; None counts electrons. Values may be distributions
-    mask:dict|None=None,     # As for `particle_mask`: {'kind': 'projection'}, {'threshold': .2}; None for the published one
+    camera=None,             # As for `detect` or a name in `CAMERAS`; None counts electrons. May hold distributions
+    mask:dict|None=None,     # As for `particle_mask`: {'kind': 'projection'}; None for the published one
     labels=(),               # Besides the mask: 'instance' (which particle), 'grain', 'overlap' (how many particles)
     splits:dict|None=None,   # Fractions of the structures; None for {'train': .7, 'valid': .3}
     keep:str|None='half',    # Exit waves at 'half' or 'single' precision; None keeps none
-    source=None,             # A stack whose exit waves are imaged instead of simulating: it gives seed, scene, wave and keep
+    source=None,             # A stack whose exit waves are imaged: it gives seed, scene, wave and keep
     client=None,             # Dask client; None starts a cluster on this machine for the job
-    workers:int|None=None,   # Its processes; None for one a core, 0 works in this process. A script that starts processes needs `if __name__ == '__main__':`
-    scheduler:str|None=None, # Address of a Dask scheduler that sees the same disk, 'tcp://host:8786', instead of `client` and `workers`
+    workers:int|None=None,   # Its processes; None for one a core, 0 works in this process
+    scheduler:str|None=None, # Instead of both: the address of a Dask scheduler that sees the same disk, 'tcp://host:8786'
     device='cpu',
     progress:bool=True,
 )->xr.Dataset: # As `open_stack` gives it
     "Make a stack, or what is missing of it"
     source = source and str(Path(source).resolve())
-    if isinstance(doses, (int, float)) or is_distribution(doses): doses = [doses]
+    if isinstance(doses, (int, float)) or is_distribution(doses):
+        doses = [doses]
+    if isinstance(labels, str): labels = [labels]
     settings = _settings(source, dict(
-        n_structures=n_structures, seed=seed, scene=scene or {}, wave=wave or {}, pixel=pixel, optics=optics or {}, doses=doses, defocus=defocus,
-        images_per_structure=images_per_structure, crop=crop, camera=plain_camera(camera), mask=mask or {},
-        splits=splits or {'train': .7, 'valid': .3}, keep=keep, labels=[labels] if isinstance(labels, str) else list(labels), sampling=sampling))
+        n_structures=n_structures, seed=seed, scene=scene, wave=wave, pixel=pixel, sampling=sampling, optics=optics,
+        doses=doses, defocus=defocus, images_per_structure=images_per_structure, crop=crop,
+        camera=plain_camera(camera), mask=mask, labels=labels, splits=splits, keep=keep))
     _check_device(device)
     if workers is not None: check_range(0, 10000, workers=workers)
     path = Path(path)
@@ -156,7 +175,8 @@ def generate(
     if missing(path, n_structures):
         check_folder(path)
         with cluster(client, scheduler, workers) as start, _saying_what_is_kept(path, n_structures):
-            if not (path/'zarr.json').exists(): _first(path, settings, device, source)
+            if not (path/'zarr.json').exists():
+                _first(path, settings, device, source)
             todo = missing(path, n_structures)
             if todo: _run(path, todo, device, source, start(), progress)
     return open_stack(path)
@@ -169,8 +189,9 @@ def _first(path, settings, device, source):
     n = settings['n_structures']
     room = waves and {'shape': (n, *waves['full'].shape), 'dtype': waves['full'].dtype}
     _check_room(path, n, made)
-    create_stack(path, settings, n_samples=n*len(made['samples']), shape=one['image'].shape, pixel=one['pixel'], dtype=one['image'].dtype,
-                 labels=[k for k in LABELS if k in one], waves=room)
+    image = one['image']
+    create_stack(path, settings, n_samples=n*len(made['samples']), shape=image.shape, pixel=one['pixel'],
+                 dtype=image.dtype, labels=[k for k in LABELS if k in one], waves=room)
     if 0 not in finished(path): write_structure(path, 0, **made)
 
 def _check_room(path, n, made):
@@ -178,7 +199,8 @@ def _check_room(path, n, made):
     arrays = [s['image'] for s in made['samples']] + list((made['waves'] or {}).values())
     need = .8*n*sum(a.nbytes for a in arrays)
     free = shutil.disk_usage(Path(path).absolute().parent).free
-    if need > free: warnings.warn(f'{path} will need about {need/1e9:.1f} GB and {free/1e9:.1f} GB are free: the job stops when the disk is full, and goes on when it is not', stacklevel=4)
+    if need > free:
+        warnings.warn(f'{path} will need about {need/1e9:.1f} GB and {free/1e9:.1f} GB are free: the job stops when the disk is full, and goes on when it is not', stacklevel=4)
 
 # %% ../../nbs/data/03_generation.ipynb #57268cc4
 def regenerate(
@@ -189,7 +211,8 @@ def regenerate(
     "Make one sample again from its record"
     one = stack.isel(sample=i)
     record = json.loads(stack.attrs['record'])
-    if 'merged' in record: record = record['merged'][str(one.origin.values)]
+    if 'merged' in record:
+        record = record['merged'][str(one.origin.values)]
     made = make_structure(record['settings'], int(one.number), device)
     [sample] = [s for s in made['samples'] if s['sample'] == int(one.sample)]
     pictures = {k: (('y', 'x'), np.asarray(sample[k], one[k].dtype)) for k in PICTURES if k in one}
@@ -203,5 +226,6 @@ def repair(
     "Make every damaged structure again from the record, and put it back if it has the bits that it had"
     found = damaged(path)
     settings = stack_record(path)['settings']
-    for n in sorted({d['number'] for d in found}): _put(path, n, make_structure(settings, n, device))
+    for n in sorted({d['number'] for d in found}):
+        _put(path, n, make_structure(settings, n, device))
     return found

@@ -35,7 +35,7 @@ _lens = dict(
 REALISTIC = dict(
     scene=dict(material='Au', n_particles=['integers', 1, 5], radius=['lognormal', 20., .35], n_defects=['integers', 0, 3],
                substrate='quenched_carbon', thickness=['uniform', 15., 60.], cell=[128., 128.], separation=0., overlap=.1, placement='anywhere'),
-    wave=dict(pixel=.25, slice_thickness=2., energy=300e3, rms='table', absorption='thermal'),
+    wave=dict(pixel=.2, slice_thickness=2., energy=300e3, rms='table', absorption='thermal', acceptance=3.),
     pixel=.2, sampling='area', optics=_lens, doses=[['lognormal', 400., .5]], defocus=['uniform', -400., 0.], crop=576,
     camera={**CAMERAS['scintillator'], 'binning': 3, 'illumination': ['uniform', 0., .1]},
     mask=dict(kind='projection'), labels=['instance', 'overlap'])

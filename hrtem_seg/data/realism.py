@@ -87,7 +87,8 @@ def power(
     "Power spectrum of what lies inside"
     window = np.outer(np.hanning(tile), np.hanning(tile))
     found = [np.abs(np.fft.fft2((s - s.mean())*window))**2 for s in _squares(np.asarray(image, float), where, tile)]
-    if not found: raise ValueError(f'no square of {tile} pixels lies wholly in the film: expected more of it in view')
+    if not found:
+        raise ValueError(f'no square of {tile} pixels lies wholly in the film: expected more of it in view')
     total = np.mean(found, 0)
     total[0, 0] = 0.
     q = np.fft.fftfreq(tile, pixel)
@@ -182,7 +183,8 @@ def real_sets(
 )->dict: # {name: [Appearance, …]}
     "The real images, measured"
     folder = Path(folder)
-    if not (folder/'team05').is_dir(): raise FileNotFoundError(f'{folder}: no folder team05 there, so there is nothing real to compare with')
+    if not (folder/'team05').is_dir():
+        raise FileNotFoundError(f'{folder}: no folder team05 there, so there is nothing real to compare with')
     def measured(stem):
         of_image, of_label, pixel = ENDINGS[stem.split('/')[0]]
         return appearance(imread(f'{folder/stem}{of_image}'), imread(f'{folder/stem}{of_label}'), pixel)
@@ -205,14 +207,14 @@ def stack_set(
 # %% ../../nbs/data/06_realism.ipynb #ec942a86
 TARGET = dict(scene=dict(material='Au', n_particles=1, radius=25., n_defects=['integers', 0, 2]), doses=[422.], crop=None, labels=[], keep=None)
 CONDITIONS = {   # name: (preset, what differs)
-    'published 2021': ('published 2021', {}),
-    'published 2025': ('published 2025', {}),
+    'published 2021': ('published 2021', dict(wave=dict(phonons=2))),   # two phonons for eight, to be quick
+    'published 2025': ('published 2025', dict(wave=dict(phonons=2))),
     'realistic': ('realistic', {}),
     'realistic, electrons counted at 0.6 Å': ('realistic', dict(camera=None, pixel=.6)),
     'realistic, scintillator at 0.6 Å': ('realistic', dict(camera='scintillator', pixel=.6)),
     'realistic, direct camera': ('realistic', dict(camera={**CAMERAS['direct'], 'binning': 3})),
     'realistic, random carbon': ('realistic', dict(scene=dict(substrate='carbon'))),
-    'realistic, nothing absorbs': ('realistic', dict(wave=dict(absorption=None))),
+    'realistic, nothing absorbs': ('realistic', dict(wave=dict(absorption=None, acceptance=None))),
     'realistic, 15 to 35 nm underfocus': ('realistic', dict(defocus=['uniform', -350., -150.]))}
 
 def condition(

@@ -49,7 +49,8 @@ class Redraw:
         self.path, self.stack, self.device = Path(path), stack, device
         made = StackSettings.from_record(stack_record(path)['settings'])
         if pixel is not None:
-            if made.sampling == 'wave': raise ValueError(f"pixel={pixel!r}: a stack with sampling='wave' is imaged on the wave's own pixel")
+            if made.sampling == 'wave':
+                raise ValueError(f"pixel={pixel!r}: a stack with sampling='wave' is imaged on the wave's own pixel")
             check_range(.01, 10, pixel=pixel)
             self.settings['pixel'] = pixel
         self.made = replace(made, labels=(), pixel=pixel or made.pixel)
@@ -65,7 +66,8 @@ class Redraw:
         waves = kept_waves(self.made, number, self.path)
         pixel = camera_pixel(self.made, waves['full'])
         mask = labels_of(self.made, waves, pixel)['mask']
-        if len(self.kept) >= self.waves: self.kept.pop(next(iter(self.kept)))
+        if len(self.kept) >= self.waves:
+            self.kept.pop(next(iter(self.kept)))
         self.kept[number] = Kept(waves['full'], mask, pixel, focus_of(self.made, waves))
         return self.kept[number]
 

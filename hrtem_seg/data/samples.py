@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np, xarray as xr
 from ase import Atoms
 from ..core.records import content_hash, plain, rng_for, versions
-from ..structures.scenes import build_scene, draw_scene, name_defaults
+from ..structures.scenes import build_scene, draw_scene
 from ..structures.scenes import regenerate as rebuild
 from ..structures.shapes import draw
 from ..waves.multislice import exit_wave, resample, wave_pixel
@@ -54,8 +54,9 @@ def describe_scene(
     particles, substrate = drawn['particles'], drawn['substrate']
     def words(name): return '+'.join(sorted({name(p) for p in particles})) or 'none'
     radii = [r for p in particles if (r := _radius(p))]
-    return dict(material=words(_material), form=words(_form), n_particles=len(particles),
-                radius=float(np.mean(radii)) if radii else None, n_defects=sum(len(p.get('faults', ())) for p in particles),
+    radius = float(np.mean(radii)) if radii else None
+    n_defects = sum(len(p.get('faults', ())) for p in particles)
+    return dict(material=words(_material), form=words(_form), n_particles=len(particles), radius=radius, n_defects=n_defects,
                 substrate=substrate['kind'], thickness=float(substrate['thickness']), face=drawn['face'])
 
 # %% ../../nbs/data/02_samples.ipynb #8870891d
@@ -92,7 +93,7 @@ def _kept_pixel(settings, wave):
 def _simulated(settings, number, device):
     "A structure drawn, built and sent electrons through"
     seed = settings.seed
-    scene = build_scene(draw_scene(rng_for(seed, 'structure', number), **name_defaults(settings.scene, before=True)))
+    scene = build_scene(draw_scene(rng_for(seed, 'structure', number), **settings.scene))
     phonon_seed = int(rng_for(seed, 'phonons', number).integers(2**31))
     how = draw_all(rng_for(seed, 'wave', number), settings.wave)
     wave = exit_wave(scene, seed=phonon_seed, device=device, **how)
@@ -113,14 +114,16 @@ def kept_waves(
     packed = {k: pack_wave(w, settings.keep) for k, w in waves.items()}
     return Waves(rebuild(record) if needs_atoms(settings) else None, record, attrs, packed)
 
-# %% ../../nbs/data/02_samples.ipynb #123bc8bc
+# %% ../../nbs/data/02_samples.ipynb #972ffa25
 def focus_of(
     settings:StackSettings,
     waves:Waves,
 )->float: # C1, Å
     "The focus that a structure's defocus counts from"
-    if settings.old: return minimum_contrast_defocus(waves['particle'], own_grid=True)
-    if waves.record['drawn']['particles']: return minimum_contrast_defocus(waves['particle'])
+    if settings.old:
+        return minimum_contrast_defocus(waves['particle'], own_grid=True)
+    if waves.record['drawn']['particles']:
+        return minimum_contrast_defocus(waves['particle'])
     return waves.record['result']['surface'] - waves.attrs['plane_z']
 
 # %% ../../nbs/data/02_samples.ipynb #8b49eb42
@@ -137,7 +140,8 @@ def _overlap(scene, mask, particle, pixel):
     "Particles along the beam at each pixel of the mask, at least one"
     count = np.zeros(mask.shape, int)
     ids = scene.arrays['particle_id']
-    for i in np.unique(ids[ids >= 0]): count += projection(scene[ids == i], particle, pixel=pixel).values
+    for i in np.unique(ids[ids >= 0]):
+        count += projection(scene[ids == i], particle, pixel=pixel).values
     return mask.copy(data=np.where(mask, np.maximum(count, 1), 0))
 
 def labels_of(
@@ -151,10 +155,13 @@ def labels_of(
     seen = mask.assign_attrs(particle.attrs)   # a tilted specimen is seen from the side
     made = {'mask': mask}
     for kind in settings.labels:
-        if kind == 'overlap': made[kind] = _overlap(waves.scene, mask, particle, pixel)
-        else: made[kind] = 1 + label_map(waves.scene, seen, {'instance': 'particle_id', 'grain': 'grain_id'}[kind])
+        if kind == 'overlap':
+            made[kind] = _overlap(waves.scene, mask, particle, pixel)
+        else:
+            made[kind] = 1 + label_map(waves.scene, seen, {'instance': 'particle_id', 'grain': 'grain_id'}[kind])
         most = int(made[kind].max())
-        if most > 255: raise ValueError(f'labels={kind!r}: {most} of them are more than 8 bits hold')
+        if most > 255:
+            raise ValueError(f'labels={kind!r}: {most} of them are more than 8 bits hold')
     return made
 
 # %% ../../nbs/data/02_samples.ipynb #be29c60c
@@ -202,10 +209,14 @@ def draw_exposure(
     shape:tuple, # Of the field
 )->Exposure:
     "How an image is taken, and where"
-    if any(n > m for n, m in zip(shape, whole)): raise ValueError(f'crop={max(shape)}: the cell has {whole[0]} × {whole[1]} pixels')
+    if any(n > m for n, m in zip(shape, whole)):
+        raise ValueError(f'crop={max(shape)}: the cell has {whole[0]} × {whole[1]} pixels')
     dose, defocus = float(draw(rng, dose)), float(draw(rng, defocus))
     optics, camera = draw_all(rng, optics), draw_all(rng, camera)
     b = (camera or {}).get('binning', 1)
+    if min(shape)//b < 2:
+        raise ValueError(f'crop={min(shape)}: an image needs at least two pixels a side, and binning={b} '
+                         f'leaves {min(shape)//b}')
     corner = [int(rng.integers(m - n + 1))//b*b for m, n in zip(whole, shape)]
     return Exposure(dose, defocus, optics, camera, *corner)
 
@@ -219,8 +230,10 @@ def record_image(
 )->xr.DataArray: # Electrons per (binned) pixel of the field
     "Counts by an ideal camera or a modelled one"
     field = exposure.field(shape)
-    if exposure.camera is None: return expose(clean.isel(field), exposure.dose, rng)
-    if not old: return detect(clean, exposure.dose, rng, field=field, **exposure.camera)
+    if exposure.camera is None:
+        return expose(clean.isel(field), exposure.dose, rng)
+    if not old:
+        return detect(clean, exposure.dose, rng, field=field, **exposure.camera)
     b = exposure.binning
     seen = detect(clean, exposure.dose, rng, **exposure.camera)
     return seen.isel({d: slice(f.start//b, f.stop//b) for d, f in field.items()})
@@ -235,7 +248,8 @@ def form_image(
     device='cpu',
 )->xr.DataArray: # Intensity (y, x) of the whole cell on the camera's grid
     "The noise-free image"
-    clean = image(full, defocus=zero + exposure.defocus, pixel=pixel, sampling=sampling, device=device, **exposure.optics)
+    focus = zero + exposure.defocus
+    clean = image(full, defocus=focus, pixel=pixel, sampling=sampling, device=device, **exposure.optics)
     _, px = grid_of(clean)
     check_flux(clean*px**2, 1.)
     return clean
@@ -253,8 +267,10 @@ def _samples(settings, number, waves, zero, pixel, labels, device):
         counts = record_image(clean, shot, shape, rng, settings.old)
         shown = binned_labels({name: a.isel(shot.field(shape)) for name, a in labels.items()}, shot.binning)
         pictures = {'image': counts.values, **{name: a.values.astype('u1') for name, a in shown.items()}}
-        yield dict(**pictures, dose=shot.dose, defocus=shot.defocus, repeat=repeat, y0=shot.y0*px, x0=shot.x0*px, pixel=shot.binning*px,
-                   focal_spread=float(shot.optics.get('focal_spread', 0.)), lens=json.dumps(shot.optics), camera=json.dumps(shot.camera))
+        focal_spread = float(shot.optics.get('focal_spread', 0.))
+        yield dict(**pictures, dose=shot.dose, defocus=shot.defocus, repeat=repeat,
+                   y0=shot.y0*px, x0=shot.x0*px, pixel=shot.binning*px, focal_spread=focal_spread,
+                   lens=json.dumps(shot.optics), camera=json.dumps(shot.camera))
 
 # %% ../../nbs/data/02_samples.ipynb #1e7d8706
 def make_structure(

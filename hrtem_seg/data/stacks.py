@@ -34,9 +34,11 @@ def stack_record(
 )->dict: # {'settings': ..., 'versions': ...}
     "What a stack was asked to be"
     path = Path(path)
-    if not (path/'zarr.json').exists(): raise FileNotFoundError(f'{path}: no stack there')
+    if not (path/'zarr.json').exists():
+        raise FileNotFoundError(f'{path}: no stack there')
     record = zarr.open_group(path, mode='r').attrs.get('record')
-    if record is None: raise ValueError(f'{path}: a Zarr folder, but not a stack of this project')
+    if record is None:
+        raise ValueError(f'{path}: a Zarr folder, but not a stack of this project')
     return json.loads(record)
 
 # %% ../../nbs/data/00_stacks.ipynb #0f7b5eb3
@@ -66,7 +68,8 @@ def check_folder(
 ):
     "Raise, before any work, if there is something else at `path` or nothing can be written there"
     path = Path(path)
-    if path.exists() and not path.is_dir(): raise ValueError(f'{path} is a file: expected a folder that is free or a stack')
+    if path.exists() and not path.is_dir():
+        raise ValueError(f'{path} is a file: expected a folder that is free or a stack')
     if path.is_dir() and not (path/'zarr.json').exists() and (others := _others(path)):
         raise ValueError(f'{path} holds {others[0]!r} and is no stack: choose another path, or remove it yourself')
     check_writable(path.absolute().parent)
@@ -92,7 +95,8 @@ def create_stack(
     with folder_lock(path):
         if path.is_dir() and _others(path): refuse_other(path, settings)
         else:
-            with replace_folder(path) as folder: _fill_empty(folder, settings, n_samples, shape, pixel, dtype, labels, waves)
+            with replace_folder(path) as folder:
+                _fill_empty(folder, settings, n_samples, shape, pixel, dtype, labels, waves)
     return path
 
 # %% ../../nbs/data/00_stacks.ipynb #4156d611
@@ -155,7 +159,8 @@ def _chunk_file(path, name, at, ndim): return Path(path).joinpath(name, 'c', str
 def _as_stored(a, array, name):
     "A picture in the type that its array has; numbers that this type does not hold are refused"
     stored = np.ascontiguousarray(a, array.dtype)
-    if array.dtype.kind == 'u' and not np.array_equal(stored, a): raise ValueError(f'{name} holds {np.max(a)!r}: expected whole numbers from 0 to {np.iinfo(array.dtype).max}')
+    if array.dtype.kind == 'u' and not np.array_equal(stored, a):
+        raise ValueError(f'{name} holds {np.max(a)!r}: expected whole numbers from 0 to {np.iinfo(array.dtype).max}')
     return stored
 
 # %% ../../nbs/data/00_stacks.ipynb #4ded8f94
@@ -172,7 +177,8 @@ def write_structure(
     pictures = [k for k in PICTURES if k in group]
     kept = [k for k in waves or () if 'waves' in group]
     def put(name, at, a):
-        with zarr.config.set({'array.write_empty_chunks': True}): array = group[name]
+        with zarr.config.set({'array.write_empty_chunks': True}):
+            array = group[name]
         stored = _as_stored(a, array, name)
         array[at] = stored
         return checksum(stored), _chunk_file(path, name, at, array.ndim).stat().st_size
@@ -224,7 +230,8 @@ def _loss(chunk, path, array):
     "What can be seen from outside to be wrong with a chunk's file, or None"
     try: size = chunk.file(path, array).stat().st_size
     except FileNotFoundError: return 'is not there'
-    if size == 0 or chunk.bytes not in (None, size): return f'has {size} bytes' + (f' of {chunk.bytes}' if chunk.bytes else '')
+    if size == 0 or chunk.bytes not in (None, size):
+        return f'has {size} bytes' + (f' of {chunk.bytes}' if chunk.bytes else '')
 
 def _problem(chunk, path, array):
     "What is wrong with a chunk, or None"
@@ -247,7 +254,8 @@ def _problems(path, look):
         for c in found:
             if c.array not in arrays: arrays[c.array] = group[c.array]
             problem = look(c, path, arrays[c.array])
-            if problem: out.append(dict(number=number, file=str(c.file(path, arrays[c.array])), problem=problem))
+            if problem:
+                out.append(dict(number=number, file=str(c.file(path, arrays[c.array])), problem=problem))
     return out
 
 # %% ../../nbs/data/00_stacks.ipynb #c29b3549
@@ -289,7 +297,8 @@ def _whole_rows(path, record):
         first = losses[0]
         warnings.warn(f"{path}: {len(without)} of {len(without) + len(whole)} structures are left out, since files of theirs are lost; "
                       f"{first['file']} {first['problem']}. `repair` makes them again", stacklevel=3)
-    if not rows: raise ValueError(f'{path}: ' + (f"no sample is whole; {losses[0]['file']} {losses[0]['problem']}" if losses else 'no sample is finished yet'))
+    if not rows:
+        raise ValueError(f'{path}: ' + (f"no sample is whole; {losses[0]['file']} {losses[0]['problem']}" if losses else 'no sample is finished yet'))
     return rows
 
 # %% ../../nbs/data/00_stacks.ipynb #61b8aa0f
@@ -316,13 +325,15 @@ def open_wave(
 )->xr.Dataset: # full, particle (phonon, y, x), complex64
     "The exit waves of one structure"
     group = zarr.open_group(Path(path), mode='r')
-    if 'waves' not in group: raise ValueError(f'{path}: no exit waves were kept')
+    if 'waves' not in group:
+        raise ValueError(f'{path}: no exit waves were kept')
     record = structure_record(path, number)
     waves = {}
     for c in chunks(record):
         if not c.array.startswith('waves/'): continue
         problem = _loss(c, path, group[c.array])
-        if problem: raise ValueError(f'{c.file(path, group[c.array])} {problem}: `repair` makes it again')
+        if problem:
+            raise ValueError(f'{c.file(path, group[c.array])} {problem}: `repair` makes it again')
         waves[c.array.removeprefix('waves/')] = unpack_wave(group[c.array][number], record['wave'])
     return xr.Dataset(waves, attrs={**record['wave'], 'record': json.dumps(record['scene'])})
 
@@ -338,7 +349,8 @@ def select(
         check_in(known, condition=name)
         values = stack[name].values
         if isinstance(want, tuple):
-            if len(want) != 2: raise ValueError(f'{name}={want!r}: expected (lo, hi), or a list of values')
+            if len(want) != 2:
+                raise ValueError(f'{name}={want!r}: expected (lo, hi), or a list of values')
             keep &= (values >= want[0]) & (values <= want[1])
         else:
             options = want if isinstance(want, (list, np.ndarray)) else [want]
@@ -356,7 +368,8 @@ def merge(
 )->xr.Dataset: # Read from disk when asked for; the record has that of each stack, by the coordinate `origin`
     "Several stacks as one"
     fields = {(s.sizes['y'], s.sizes['x'], round(float(s.y[1] - s.y[0]), 6)) for s in stacks}
-    if len(fields) != 1: raise ValueError(f'stacks of different fields cannot be merged: (ny, nx, pixel in Å) are {sorted(fields)}')
+    if len(fields) != 1:
+        raise ValueError(f'stacks of different fields cannot be merged: (ny, nx, pixel in Å) are {sorted(fields)}')
     records = {}
     for s in stacks: records.update(_records_of(s))
     common = [k for k in PICTURES if all(k in s for s in stacks)]
@@ -370,7 +383,8 @@ def leaks(
     *sets, # One dataset, whose splits are compared, or several, which are
 )->list: # The structures on more than one side
     "Structures that would be trained on and tested on"
-    if len(sets) == 1: sets = [sets[0].isel(sample=(sets[0].split == name).values) for name in np.unique(sets[0].split)]
+    if len(sets) == 1:
+        sets = [sets[0].isel(sample=(sets[0].split == name).values) for name in np.unique(sets[0].split)]
     seen, twice = set(), set()
     for s in sets:
         names = set(map(str, s.structure.values))
@@ -386,7 +400,8 @@ def save_netcdf(
     "Write a stack, record and all, as one netCDF-4 (HDF5) file"
     path = Path(path)
     encoding = {k: {'zlib': True, 'complevel': 2, 'chunksizes': (1, *stack[k].shape[1:])} for k in stack.data_vars}
-    with replace_file(path) as tmp: stack.chunk(sample=64).to_netcdf(tmp, engine='netcdf4', encoding=encoding)
+    with replace_file(path) as tmp:
+        stack.chunk(sample=64).to_netcdf(tmp, engine='netcdf4', encoding=encoding)
     return path
 
 # %% ../../nbs/data/00_stacks.ipynb #f249eb1d
@@ -404,13 +419,15 @@ def save_images(
 )->Path:
     "Write images (TIFF), masks (PNG, 255 inside), other labels (PNG, their numbers), samples.csv and record.json"
     folder = Path(folder)
-    if folder.exists(): raise FileExistsError(f'{folder} exists: choose another folder')
+    if folder.exists():
+        raise FileExistsError(f'{folder} exists: choose another folder')
     pixels_per_cm = 1e8/float(stack.x[1] - stack.x[0])
     names = [f'{i:06d}' for i in range(stack.sizes['sample'])]
     with replace_folder(folder) as tmp:
         for kind in PICTURES:
             if kind in stack: (tmp/f'{kind}s').mkdir(parents=True)
-        for i, name in enumerate(names): _save_sample(stack.isel(sample=i), name, tmp, pixels_per_cm)
+        for i, name in enumerate(names):
+            _save_sample(stack.isel(sample=i), name, tmp, pixels_per_cm)
         table = pd.DataFrame({k: v.values for k, v in stack.coords.items() if v.dims == ('sample',)})
         table.insert(0, 'file', names)
         table.to_csv(tmp/'samples.csv', index=False)
