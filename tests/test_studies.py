@@ -90,8 +90,9 @@ def test_killed_twice_it_resumes_to_the_same_bits(tiny_study, tmp_path):
 @pytest.mark.parametrize('args, says', [
     (['dos'], "study='dos': expected one of 'defocus', 'dose'"),
     (['dose', '--size', 'huge'], "size='huge': expected one of 'default'"),
-    (['dose', '-p', 'dosis', '[30]'], "unknown setting 'dosis'; allowed are seed, replicates, doses"),
+    (['dose', '-p', 'dosis', '[30]'], "unknown setting 'dosis'; allowed are doses, n_structures"),
     (['dose', '-p', 'doses', '30'], 'doses = 30 is not of the kind expected, such as [30, 75'),
+    (['dose', '-p', 'n_structures', '0'], 'n_structures = 0: expected a whole number from 1 on'),
     (['dose', '-p', 'epochs', 'many'], '-p epochs = many: not a Python literal'),
 ])
 def test_bad_settings_are_refused_by_name_before_anything_runs(args, says, tmp_path):
@@ -100,8 +101,8 @@ def test_bad_settings_are_refused_by_name_before_anything_runs(args, says, tmp_p
     assert not (tmp_path/'runs').exists()
 
 def test_a_stack_that_cannot_be_made_stops_the_study_and_says_why(tmp_path):
-    r = run_cli('study', 'dose', '--size', 'tiny', '--out', tmp_path, '-p', 'n_structures', '0')
-    assert r.returncode == 1 and 'n_structures' in r.stderr and 'traceback' in r.stderr, r.stderr
+    r = run_cli('study', 'dose', '--size', 'tiny', '--out', tmp_path, '-p', 'images', "{'scene': {'material': 'unobtainium'}}")
+    assert r.returncode == 1 and 'unobtainium' in r.stderr and 'traceback' in r.stderr, r.stderr
 
 def test_segment_finds_simulated_particles(tiny_study, tmp_path):
     ds = samples({'stack': next(tiny_study['out'].glob('tasks/make_stack-*')), 'where': {'split': 'test', 'dose': 600.}})
