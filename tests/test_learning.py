@@ -282,7 +282,7 @@ def test_boundary_loss_weighs_by_the_signed_distance():
     assert abs(float(BoundaryLoss(.3)(logits, t) - expect)) < 1e-5
 
 def test_replicates_in_worker_processes_are_the_single_runs(stacks, tmp_path):
-    from hrtem_seg.data.generation import local_client
+    from hrtem_seg.core.work import local_client
     here = [fit(SMALL, *stacks[:2], epochs=1, seed=s) for s in (0, 1)]
     with (client := local_client(1)).cluster, client:
         client.run(torch.set_num_threads, 1)

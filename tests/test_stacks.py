@@ -373,6 +373,22 @@ def test_an_image_that_lost_its_electrons_is_refused(tmp_path):
         generate(tmp_path/'stack', **{**SMALL, 'optics': {'aperture': .001, 'aberrations': None}, 'wave': {'pixel': .3, 'beam_tilt': [0., 1.]}})
     assert not (tmp_path/'stack').exists()
 
+def test_new_stacks_say_which_film_and_places_they_have(small):
+    "What a scene leaves unsaid is written down with the meaning it has today, so that the record stays true when defaults change"
+    scene = stack_record(small)['settings']['scene']
+    assert (scene['substrate'], scene['placement']) == ('quenched_carbon', 'anywhere')
+    assert structure_record(small, 0)['scene']['drawn']['substrate']['kind'] == 'quenched_carbon'
+    for path in OLD: assert 'substrate' not in stack_record(path)['settings']['scene']     # read as what it meant then
+
+def test_an_aperture_sets_the_grid_only_where_all_images_share_it(tmp_path):
+    job = {**SMALL, 'n_structures': 1, 'pixel': None, 'crop': None, 'images_per_structure': 3}
+    open_beam = generate(tmp_path/'open', **job)
+    drawn = generate(tmp_path/'drawn', **{**job, 'optics': {'aperture': ['uniform', .3, .6]}})
+    fixed = generate(tmp_path/'fixed', **{**job, 'optics': {'aperture': .5}})
+    assert drawn.image.shape == open_beam.image.shape and float(drawn.pixel[0]) == float(open_beam.pixel[0])
+    assert .9 < float(fixed.pixel[0])/.5 <= 1 and fixed.image.shape == fixed.mask.shape     # the intensity has twice the aperture
+    assert (regenerate(fixed, 2).image.values == fixed.image.values[2]).all()
+
 def test_empty_fields_are_imaged_at_the_surface(tmp_path):
     ds = generate(tmp_path/'stack', **{**SMALL, 'n_structures': 1, 'scene': {**SMALL['scene'], 'n_particles': 0}})
     record = structure_record(tmp_path/'stack', 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, torch, xarray as xr
 from ..core.checks import check_range
 from ..core.records import checksum, versions
-from ..core.work import cluster, each_done, local_client, progress as show_progress, raise_failed
+from ..core.work import cluster, each_done, progress as show_progress, raise_failed
 from .stacks import (LABELS, PICTURES, check_folder, create_stack, damaged, finished, lost, open_stack, refuse_other, stack_record,
                                    structure_record, write_structure)
 from .settings import StackSettings, check_settings, is_distribution, plain_camera, plain_settings

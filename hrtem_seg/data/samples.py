@@ -131,9 +131,13 @@ def camera_pixel(
     settings:StackSettings,
     wave:xr.DataArray, # Of the structure
 )->float|None: # Å; None for the wave's own grid
-    "The pixel that a structure is imaged and labelled at"
+    "The pixel that a structure is imaged and labelled at: one for all its images"
     if settings.sampling == 'wave': return None
-    return settings.pixel or image_grid(wave)[1]
+    if settings.pixel: return settings.pixel
+    aperture = settings.optics.get('aperture')
+    drawn_anew = isinstance(aperture, (list, tuple))   # by each image: the whole band of the wave must have room
+    _, pixel = image_grid(wave, aperture=None if drawn_anew else aperture)
+    return pixel
 
 # %% ../../nbs/data/02_samples.ipynb #b0a5c45b
 def _overlap(scene, mask, particle, pixel):

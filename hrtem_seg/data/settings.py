@@ -142,7 +142,7 @@ def check_recording(
 ):
     "Image a small piece of vacuum, so that a value that lens or camera cannot take is refused at once"
     optics_settings(optics)
-    camera_settings(camera)
+    camera = plain_camera(camera)
     rng = np.random.default_rng(0)
     check_drawn(-1e6, 1e6, defocus=defocus)
     wave = np.ones((1, 16, 16), 'c8')

@@ -36,7 +36,7 @@ from ..structures.scenes import name_defaults
 # %% ../../nbs/experiments/02_conditions.ipynb #2893f0ee
 BASE = dict(
     scene=dict(material='Au', n_particles=['integers', 1, 2], radius=['uniform', 10., 25.], n_defects=['integers', 0, 3],
-               thickness=20., cell=[110., 110.], separation=5.),
+               substrate='carbon', thickness=20., cell=[110., 110.], separation=5.),
     wave=dict(pixel=.25, slice_thickness=2., energy=300e3, phonons=0, rms=.1),   # one thermally averaged potential
     optics=dict(focal_spread=15.), doses=[400.], defocus=['normal', -100., 50.],
     pixel=.6, sampling='area', crop=160, splits={'train': .6, 'valid': .15, 'test': .25})
