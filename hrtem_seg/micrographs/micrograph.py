@@ -7,7 +7,7 @@ __all__ = ['LEAST_SIDE', 'LEAST_KNOWN', 'micrograph', 'changed', 'regrid', 'resc
 
 # %% ../../nbs/micrographs/00_micrograph.ipynb #0dd04fae
 import warnings
-import numpy as np, xarray as xr
+import dask, numpy as np, xarray as xr
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_otsu
 from skimage.transform import resize
@@ -18,9 +18,11 @@ from ..core.units import coords
 LEAST_SIDE = 16   # Pixels
 LEAST_KNOWN = .1  # Share of the pixels that must be known
 
+def _is_lazy(a): return hasattr(a, 'dask')
+
 def _as_intensity(values):
     "float32 numbers of two or three axes, or a sentence that says what is wrong"
-    a = np.asarray(values)
+    a = values if _is_lazy(values) else np.asarray(values)
     if a.dtype == bool:
         raise ValueError('the values are true or false: expected a micrograph, not a mask')
     if a.dtype.kind == 'c':
@@ -34,11 +36,15 @@ def _as_intensity(values):
     with np.errstate(over='ignore'):
         return a.astype(np.float32)
 
-def _known(a, valid):
+def _over_frames(a):
+    "(finite in every frame, lowest, highest) of each pixel, in one pass over the frames"
+    if a.ndim == 2:
+        a = a[None]
+    finite = np.isfinite(a).all(0)
+    return dask.compute(finite, a.min(0), a.max(0), scheduler='threads')
+
+def _known(finite, valid):
     "Where every frame has a number and the caller knows no better, (y, x)"
-    finite = np.isfinite(a)
-    if a.ndim == 3:
-        finite = finite.all(0)
     known = finite if valid is None else finite & np.asarray(valid, dtype=bool)
     n_bad = int((~finite).sum())
     if n_bad:
@@ -48,9 +54,15 @@ def _known(a, valid):
                          f'{LEAST_KNOWN:.0%}')
     return known
 
+def _filled(a, known):
+    "Numbers where there were none: the median of what is known, of the first frame where the values are lazy"
+    shown = np.asarray(a[:1]) if _is_lazy(a) else a
+    median = np.float32(np.median(shown[..., known]))
+    return np.where(np.isfinite(a), a, median)
+
 # %% ../../nbs/micrographs/00_micrograph.ipynb #f5a6b55e
 def micrograph(
-    values,                   # (ny, nx) array of intensities or counts, or (frames, ny, nx)
+    values,                   # (ny, nx) array of intensities or counts, or (frames, ny, nx), which may be lazy
     pixel:float,              # Å
     valid=None,               # bool (ny, nx): False where nothing is known; by default where no finite number is
     calibration:str='given',  # Where `pixel` comes from
@@ -60,16 +72,18 @@ def micrograph(
     "An array as a micrograph with axes"
     check_range(.01, 100, **{'pixel (Å)': pixel})
     a = _as_intensity(values)
-    known = _known(a, valid)
-    seen = a[..., known]
-    low, high = float(seen.min()), float(seen.max())
-    if low == high:
+    finite, lowest, highest = _over_frames(a)
+    known = _known(finite, valid)
+    low = float(lowest[known].min())
+    if low == highest[known].max():
         raise ValueError(f'every pixel of the micrograph is {low:g}: nothing to segment')
     if not known.all():
-        a = np.where(np.isfinite(a), a, np.float32(np.median(seen)))
-    axes = coords(a.shape[-2:], pixel) | {'valid': (('y', 'x'), known)}
+        a = _filled(a, known)
+    dims = ('frame', 'y', 'x')[-a.ndim:]
+    axes = coords(a.shape[-2:], pixel)
+    axes['valid'] = (('y', 'x'), known)
     attrs = attrs | {'pixel': float(pixel), 'calibration': calibration, 'done': list(done)}
-    return xr.DataArray(a, dims=('frame', 'y', 'x')[-a.ndim:], coords=axes, attrs=attrs)
+    return xr.DataArray(a, dims=dims, coords=axes, attrs=attrs)
 
 # %% ../../nbs/micrographs/00_micrograph.ipynb #c8f0dfac
 def changed(
@@ -103,7 +117,8 @@ def rescale(
     old = image.attrs['pixel']
     shape = tuple(max(LEAST_SIDE, round(n*old/pixel)) for n in image.shape[-2:])
     frames = image.values.reshape(-1, *image.shape[-2:])
-    values = np.stack([regrid(frame, shape) for frame in frames]).reshape(*image.shape[:-2], *shape)
+    smaller = [regrid(frame, shape) for frame in frames]
+    values = np.reshape(smaller, (*image.shape[:-2], *shape))
     valid = resize(image.valid.values, shape, order=0, mode='edge', anti_aliasing=False)
     new = old*image.shape[-2]/shape[0]
     sentence = f'resampled from {old:.5g} to {new:.5g} Å per pixel'
