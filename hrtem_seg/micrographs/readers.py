@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ANGSTROM', 'OBLONG', 'PREVIEW_OR_MASK', 'DM_TAGS', 'SPARE', 'MRC_TYPES', 'MICROSCOPE', 'ROSETTA', 'LARGE', 'DM',
            'TIA', 'ABOUT', 'READERS', 'READABLE', 'ROUNDED', 'CONTRADICTS', 'is_reciprocal', 'in_angstrom', 'Picture',
-           'look', 'read_micrograph']
+           'look', 'read_micrograph', 'read_mask']
 
 # %% ../../nbs/micrographs/01_readers.ipynb #f5b3b7fa
 import importlib.util, logging, re, warnings
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 import dask, numpy as np, xarray as xr
 from ..core.checks import check_range
-from .micrograph import micrograph
+from .micrograph import LEAST_SIDE, micrograph
 
 # %% ../../nbs/micrographs/01_readers.ipynb #c17d608a
 ANGSTROM = {'pm': .01, 'å': 1., 'a': 1., 'ang': 1., 'angstrom': 1., 'nm': 10., 'nanometer': 10., 'um': 1e4,
@@ -24,9 +24,11 @@ ANGSTROM = {'pm': .01, 'å': 1., 'a': 1., 'ang': 1., 'angstrom': 1., 'nm': 10., 
 OBLONG = 1e-3   # Share by which x and y may differ
 
 def _plain_unit(unit):
-    text = str(unit or '').strip().strip('\0').replace('\\u00B5', 'µ').replace('\\u00b5', 'µ')
-    text = text.replace('μ', 'u').replace('µ', 'u').lower()
-    return text[:-1] if text in ('microns', 'angstroms', 'meters', 'nanometers', 'micrometers') else text
+    text = str(unit or '').strip().strip('\0').lower()
+    for micro in ('\\u00b5', 'μ', 'µ'):
+        text = text.replace(micro, 'u')
+    singular = text.removesuffix('s')
+    return singular if singular in ANGSTROM else text
 
 def is_reciprocal(
     unit, # As a file gives it
@@ -165,7 +167,9 @@ PREVIEW_OR_MASK = 1 | 4    # Of the tag NewSubfileType
 
 def _turned(a, page):
     "Values whose zero is white, with zero black"
-    return (2**page.bitspersample - 1 - a.astype(np.int64)).astype(np.float32)
+    white = 2**page.bitspersample - 1
+    turned = white - a.astype(np.int64)
+    return turned.astype(np.float32)
 
 def _palette_of(page):
     colours = np.asarray(page.colormap).T
@@ -409,12 +413,13 @@ def _mrc_sections(header):
 def _doubt_statistics(header, values):
     "Warn where the header's least, largest and mean value are not those of the values"
     said = np.array([header.dmin, header.dmax, header.dmean], dtype=float)
-    if not np.isfinite(said).all() or not said[0] < said[1] or not said[0] <= said[2] <= said[1]:
-        return   # nobody knew them
+    known = np.isfinite(said).all() and said[0] < said[1]
+    if not known or not said[0] <= said[2] <= said[1]:
+        return
     seen = np.array([values.min(), values.max(), values.mean(dtype=np.float64)])
     if not np.allclose(seen, said, rtol=0, atol=1e-4*(said[1] - said[0])):
-        warnings.warn(f'its header speaks of values from {said[0]:g} to {said[1]:g} with the mean {said[2]:g}, but they '
-                      f'go from {seen[0]:g} to {seen[1]:g} with the mean {seen[2]:g}; it may be damaged')
+        warnings.warn(f'its header speaks of values from {said[0]:g} to {said[1]:g} with the mean {said[2]:g}, '
+                      f'but they go from {seen[0]:g} to {seen[1]:g} with the mean {seen[2]:g}; it may be damaged')
 
 def _read_mrc(path, shape, frame=None):
     import mrcfile
@@ -504,7 +509,9 @@ def _doubt_dm(path):
 def _emi_of(path):
     "The EMI beside a SER file, name.emi of name_1.ser, or None"
     series = path.stem.rsplit('_', 1)[0]
-    return next((f for f in (path.with_name(f'{series}.emi'), path.with_suffix('.emi')) if f.is_file()), None)
+    for emi in (path.with_name(f'{series}.emi'), path.with_suffix('.emi')):
+        if emi.is_file():
+            return emi
 
 def _rosetta_read(path):
     reader = importlib.import_module(f'rsciio.{ROSETTA[path.suffix.lower()]}')
@@ -574,7 +581,7 @@ def _look_rosetta(path):
     emi = _emi_of(path) if ending == '.ser' else None
     found = []
     if emi:
-        found = [f for f in _rosetta_read(emi) if _looked_up(f, 'metadata', 'General', 'original_filename') == path.name]
+        found = [f for f in _rosetta_read(emi) if f['metadata']['General']['original_filename'] == path.name]
     unit_known = ending != '.ser' or bool(found)
     found = found or _rosetta_read(path)
     return [_rosetta_picture(i, f, path, unit_known) for i, f in enumerate(found)]
@@ -731,16 +738,18 @@ def _settle_pixel(path, picture, given, insist):
     return float(given), f'given; {picture.calibration} says {picture.pixel:.6g} Å'
 
 # %% ../../nbs/micrographs/01_readers.ipynb #833d67ce
+def _check_count(path, name, value, most):
+    if isinstance(value, bool) or value not in range(1, most + 1):
+        raise ValueError(f'{path}: {name}={value!r}: expected a whole number from 1 to {most}')
+
 def _check_reading(path, picture, frame, average, bin):
     "Refuse what the picture does not have"
     if frame not in (None, 'mean') and (isinstance(frame, bool) or frame not in range(picture.frames)):
         raise ValueError(f"{path}: frame={frame!r}: expected 'mean' or a whole number from 0 to {picture.frames - 1}")
     if frame is not None and average != 1:
         raise ValueError(f'{path}: average={average} and frame={frame!r}: expected one of the two')
-    most = {'average': picture.frames, 'bin': max(1, min(picture.shape)//16)}
-    for name, value in (('average', average), ('bin', bin)):
-        if isinstance(value, bool) or value not in range(1, most[name] + 1):
-            raise ValueError(f'{path}: {name}={value!r}: expected a whole number from 1 to {most[name]}')
+    _check_count(path, 'average', average, picture.frames)
+    _check_count(path, 'bin', bin, max(1, min(picture.shape)//LEAST_SIDE))
 
 def _binned(plane, n):
     "Means of n × n pixels"
@@ -808,3 +817,27 @@ def read_micrograph(
         return micrograph(values, size*bin, calibration=calibration, done=done, **about)
     except ValueError as e:
         raise ValueError(f'{path}: {e}') from None
+
+# %% ../../nbs/micrographs/01_readers.ipynb #a3037567
+def read_mask(
+    path, # A PNG or TIFF file of any depth
+)->np.ndarray: # bool (ny, nx), True where it is not black
+    "Read a mask from a file"
+    path = Path(path)
+    if path.suffix.lower() not in ('.png', '.tif', '.tiff'):
+        raise ValueError(f'{path}: expected a mask as .png or .tif')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file')
+    def read():
+        if path.suffix.lower() == '.png':
+            from PIL import Image
+            with Image.open(path) as im:
+                return np.asarray(im.convert('RGB'))
+        import tifffile
+        return tifffile.imread(path)
+    a = _attempt(path, read)
+    if a.ndim == 3:
+        a = a.any(-1)
+    if a.ndim != 2:
+        raise ValueError(f'{path} has the shape {a.shape}: expected a mask of (y, x)')
+    return a.astype(bool)
