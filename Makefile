@@ -9,7 +9,7 @@ STAMP := $(VENV)/ready
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: run setup test prismatic bench lab sync help clean
+.PHONY: run setup test test-wheel prismatic bench lab sync help clean
 
 run: $(STAMP)
 	$(BIN)/hrtem-seg study dose --size quick
@@ -39,6 +39,11 @@ test: $(STAMP) prismatic
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
 	$(BIN)/pytest -q -rs --durations=5
 
+# what a user gets from `pip install`: the wheel, in an environment of its own that borrows the dependencies of this one, in
+# an empty folder
+test-wheel: $(STAMP)
+	$(BIN)/python tests/wheel.py
+
 # side by side with abTEM, which is installed for this only
 bench: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
@@ -61,6 +66,7 @@ clean:
 help:
 	@echo 'make        set up and run the dose study at quick size (about six minutes on 2 cores)'
 	@echo 'make test   set up and run the tests'
+	@echo 'make test-wheel  build the wheel, install it outside the clone and try the commands there'
 	@echo 'make prismatic  build Prismatic 1.1.16 for the tests, where that is possible (make test does it)'
 	@echo 'make bench  set up and run the speed benchmarks'
 	@echo 'make lab    open JupyterLab on the notebooks'

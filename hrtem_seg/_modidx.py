@@ -1372,6 +1372,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._settle_pixel': ( 'micrographs/readers.html#_settle_pixel',
                                                                                                 'hrtem_seg/micrographs/readers.py'),
+                                               'hrtem_seg.micrographs.readers._sixteen_bits': ( 'micrographs/readers.html#_sixteen_bits',
+                                                                                                'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._spans': ( 'micrographs/readers.html#_spans',
                                                                                          'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._tagged_size': ( 'micrographs/readers.html#_tagged_size',

@@ -1,9 +1,10 @@
 "The program and the front door as a newcomer meets them: at once, in one line, and outside a clone"
-import json, os, signal, subprocess, sys, time
+import ast, importlib, json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, tifffile
 from conftest import run_cli
 
+NBS = Path(__file__).resolve().parents[1]/'nbs'
 PROGRAM = [sys.executable, '-c', 'import sys; from hrtem_seg.cli import main; sys.exit(main())']
 
 @pytest.fixture
@@ -92,3 +93,27 @@ def test_numba_finds_a_place_for_its_cache(tmp_path, monkeypatch):
     chosen = settle_numba_cache('/dev/null/package')
     assert Path(chosen).parent == tmp_path and Path(chosen).stat().st_mode & 0o022 == 0
     monkeypatch.delenv('NUMBA_CACHE_DIR', raising=False)
+
+def code_of(notebook):
+    "The code of a notebook as one syntax tree, without lines that only Jupyter understands"
+    cells = [''.join(c['source']) for c in json.loads(notebook.read_text())['cells'] if c['cell_type'] == 'code']
+    lines = [line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(('%', '!'))]
+    return ast.parse('\n'.join(lines))
+
+def test_notebooks_take_names_that_are_there():
+    "Those of the front door, of which its own chapter asks for one that is not there, and those imported from the parts"
+    import hrtem_seg as hs
+    missing = []
+    for notebook in sorted(NBS.rglob('*.ipynb')):
+        for node in ast.walk(code_of(notebook)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == 'hs': owner, names = hs, [node.attr]
+            elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith('hrtem_seg.'):
+                owner, names = importlib.import_module(node.module), [name.name for name in node.names if name.name != '*']
+            else: continue
+            missing += [(notebook.name, name) for name in names if not hasattr(owner, name)]
+    assert missing == [('01_front.ipynb', 'segmentise')]
+
+def test_help_of_the_package_begins_with_an_example():
+    import hrtem_seg as hs
+    named = re.findall(r'hs[.](\w+)', hs.__doc__)
+    assert {'sample_scene', 'exit_wave', 'image', 'segment'} <= set(named) <= set(dir(hs))

@@ -1,5 +1,5 @@
 "Files that people have: read right, refused by name, or doubted; and cleaning that touches only what needs it"
-import importlib.util, io, random, warnings
+import importlib.util, io, random, struct, warnings, zlib
 from pathlib import Path
 import numpy as np, pytest, tifffile
 from PIL import Image
@@ -65,6 +65,23 @@ def test_greys_that_a_file_hides(tmp_path):
     assert (read_micrograph(palette, .6).values == 255 - small.astype(int)).all()
     alpha = np.stack([small]*3 + [np.full_like(small, 255)], -1)
     assert (read_micrograph(written(tmp_path, 'alpha.tif', alpha, photometric='rgb', extrasamples=['unassalpha']), .6).values == small).all()
+
+def png(path, a, colour):
+    "A PNG of 16 bits as microscopes and ImageJ write them and Pillow does not"
+    def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    head = struct.pack('>IIBBBBB', a.shape[1], a.shape[0], 16, colour, 0, 0, 0)
+    rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in a)
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b''))
+
+def test_a_png_of_16_bits_is_read_whole_or_refused(tmp_path):
+    grey = COUNTS[0]
+    opaque = np.full_like(grey, 65535)
+    png(tmp_path/'grey.png', grey, 0)
+    assert (read_micrograph(tmp_path/'grey.png', .6).values == grey).all()
+    for name, planes, colour in (('alpha', [grey, opaque], 4), ('rgb', [grey]*3, 2), ('rgba', [grey]*3 + [opaque], 6)):
+        png(tmp_path/f'{name}.png', np.stack(planes, -1), colour)
+        with pytest.raises(ValueError, match=f'{name}.png is refused: it has 16 bits and colours or transparency'):
+            read_micrograph(tmp_path/f'{name}.png', .6)
 
 def test_what_is_no_micrograph_is_refused_in_a_sentence(tmp_path):
     rainbow = np.random.default_rng(1).integers(0, 2**16, (3, 256)).astype('u2')

@@ -145,6 +145,17 @@ def test_what_exists_is_not_overwritten(tmp_path, field):
     segment_file(tmp_path/'a.tif', PIXEL, out=tmp_path/'out', overwrite=True)
     assert len(list((tmp_path/'out').iterdir())) == 5
 
+def test_a_lost_result_is_made_again_and_the_others_are_left_alone(tmp_path, field):
+    tifffile.imwrite(tmp_path/'a.tif', field[0].astype('u2'))
+    first = segment_file(tmp_path/'a.tif', PIXEL, out=tmp_path/'out')
+    (tmp_path/'out/a_labels.tif').unlink()
+    (tmp_path/'out/a_mask.png').write_text('drawn by hand')
+    again = segment_file(tmp_path/'a.tif', PIXEL, out=tmp_path/'out')
+    assert imread(tmp_path/'out/a_labels.tif').max() == len(first.particles) == len(again.particles) == 3
+    assert (tmp_path/'out/a_mask.png').read_text() == 'drawn by hand'
+    (tmp_path/'out/a.json').unlink()
+    with pytest.raises(FileExistsError, match='no record is beside it'): segment_file(tmp_path/'a.tif', PIXEL, out=tmp_path/'out')
+
 def test_a_bad_file_is_named_and_stops_nothing(tmp_path, field):
     good = field[0][:64, :64]
     nan = good.copy()

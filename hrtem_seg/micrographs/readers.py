@@ -151,9 +151,17 @@ def _pillow_greys(im, palette):
         return grey, refused, []
     return _opaque(grey, a[..., -1], refused)
 
+def _sixteen_bits(path):
+    "Whether a PNG keeps 16 bits: its header says so in its 25th byte"
+    with open(path, 'rb') as f:
+        head = f.read(25)
+    return head.startswith(b'\x89PNG') and head[-1] == 16
+
 def _look_pillow(path):
     im, kind, n_frames, palette = _open_pillow(path)
     a, refused, notes = _pillow_greys(im, palette)
+    if not refused and a.ndim == 2 and len(im.getbands()) > 1 and _sixteen_bits(path):   # Pillow gives eight of them
+        refused = 'it has 16 bits and colours or transparency, of which 8 bits can be read: save it as a grey image'
     if n_frames > 1:
         refused = f'it is an animation of {n_frames} frames: save the frames one by one'
     if kind == 'JPEG':

@@ -301,15 +301,17 @@ def _settings_of(image, record, pixel, smallest, options):
     return plain({k: v for k, v in known.items() if k not in ('device', 'memory')})
 
 def _was_done(out, name, path, digest, settings, overwrite):
-    "The record of a finished run on the same file with the same settings; refuses what is there of another"
+    "The record of the same run, if all of it is there; what is there of another is refused"
     there = [f for f in (out/f'{name}{e}' for e in ('.json', *ENDINGS)) if f.exists()]
     if not there or overwrite:
         return None
     record = read_json(out/f'{name}.json') if (out/f'{name}.json').is_file() else {}
     same = record.get('input') == digest and record.get('settings') == settings
-    if same and len(there) == len(ENDINGS) + 1:
-        return record
+    if same:
+        return record if len(there) == len(ENDINGS) + 1 else None   # what is lost is made again
     other = 'another image' if record.get('input') != digest else 'other settings'
+    if not record:
+        other = 'nobody knows what, as no record is beside it'
     raise FileExistsError(f'{path}: {there[0]} is there already, of {other}: overwrite it (--overwrite), or choose '
                           f'another folder (--out)')
 
@@ -357,7 +359,8 @@ def segment_file(
         _write_all(beside, name, micro, result, particles)
         write_json(beside/f'{name}.json', record)
         for ending in (*ENDINGS, '.json'):
-            os.replace(beside/f'{name}{ending}', out/f'{name}{ending}')
+            if overwrite or not (out/f'{name}{ending}').exists():
+                os.replace(beside/f'{name}{ending}', out/f'{name}{ending}')
     return Segmented(path, name, out, particles, record, warnings=told)
 
 # %% ../../nbs/segmentation/02_segmentation.ipynb #9b014cc1
