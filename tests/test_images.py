@@ -172,7 +172,7 @@ def test_any_wave_at_any_pixel_keeps_its_electrons(n, pixel, sampling, defocus, 
     w = w.copy(data=np.fft.ifft2(F*((abs(qy) <= band) & (abs(qx) <= band))).astype('c8')).assign_attrs(q_max=band)
     try: shape, px = image_grid(w, pixel)
     except ValueError as e:
-        assert 'not divided by square pixels' in str(e)
+        assert 'not divided by square pixels' in str(e) or 'half the width of the cell' in str(e)
         return
     im = image(w, defocus=defocus, focal_spread=spread, pixel=pixel, sampling=sampling)
     assert im.shape == shape and px <= pixel*(1 + 1e-6) and np.isfinite(im.values).all()
@@ -239,7 +239,7 @@ def test_bad_pixels_belong_to_the_camera():
     assert detect(flat, 400., np.random.default_rng(0), field=field).shape == (64, 64)
 
 switches = st.fixed_dictionaries({}, optional=dict(
-    mtf=st.lists(st.floats(.01, 1.), min_size=2, max_size=12), dqe=st.lists(st.floats(.01, 1.), min_size=2, max_size=12), illumination=st.floats(0, 1),
+    mtf=st.lists(st.floats(.01, 1.), min_size=1, max_size=11).map(lambda rest: [1., *rest]), dqe=st.lists(st.floats(.01, 1.), min_size=2, max_size=12), illumination=st.floats(0, 1),
     gain=st.floats(0, .3), dead=st.floats(0, .1), hot=st.floats(0, .01), xrays=st.floats(0, .001), read_noise=st.floats(0, 10), binning=st.integers(1, 4),
     sensor=st.none() | st.integers(0, 9)))
 
@@ -373,3 +373,83 @@ def test_a_wave_is_left_as_it_was(waves):
         minimum_contrast_defocus(w)
         particle_mask(w, waves['scene'], pixel=.5)
         assert (w == waves[k]).all()
+
+# odd but plausible input
+
+def odd_waves(w):
+    "Waves that would give another image than their user means, and what is said of them"
+    shuffled = np.random.default_rng(0).permutation(w.sizes['x'])
+    yield w.isel(x=shuffled), 'equal steps'
+    yield w.isel(y=slice(None, None, -1)), 'equal steps'
+    yield w.assign_coords(x=w.x**1.1), 'equal steps'
+    yield w.isel(x=slice(None, None, 2)), 'square'
+    yield w.isel(x=slice(None, None, 2), y=slice(None, None, 2)), 'pixel=0.2 in the attributes'
+    yield w.assign_coords(x=w.x/10, y=w.y/10), 'pixel=0.2 in the attributes'   # in nm
+    yield w.isel(x=slice(40, 80), y=slice(40, 80)), 'whole periodic cell'
+    yield w.drop_vars('y'), 'coordinates in Å'
+    yield w.isel(y=0), 'expected a DataArray with dims'
+    yield w.isel(x=slice(0, 1)), 'at least two along x'
+    yield w.to_dataset(name='full'), 'Dataset'
+    yield w.real, 'dtype=float'
+    yield w.real.astype('f2'), 'dtype=float16'
+    yield w.where(w.x > 3), 'no numbers'
+    yield w.isel(phonon=slice(0, 0)), 'at least one wave'
+    for q in (0., -1., math.nan): yield w.assign_attrs(q_max=q), f'q_max={q}'
+
+def test_odd_waves_are_refused_by_all_who_take_a_wave(waves):
+    for wave, said in odd_waves(waves['particle']):
+        with pytest.raises(ValueError, match=said): image(wave, pixel=.4)
+        with pytest.raises(ValueError, match=said): minimum_contrast_defocus(wave)
+        if 'q_max' in said: continue   # a mask asks for no band
+        with pytest.raises(ValueError, match=said): phase_mask(wave, pixel=.4)
+
+def test_odd_optics_are_refused(waves):
+    w = waves['full']
+    for how, said in ((dict(pixel=40.), 'pixel=40: expected at most 16 Å'), (dict(defocus='-100'), "defocus='-100'"), (dict(defocus=True), 'defocus=True'),
+                      (dict(defocus=1e9), '0.1 mm'), (dict(focal_spread=10., points=2.5), 'points=2.5'), (dict(points=3, coherent=True), 'points=3'),
+                      (dict(coherent='no'), "coherent='no'"), (dict(threads=0), 'threads=0'), (dict(batch=0), 'batch=0')):
+        with pytest.raises(ValueError, match=said): image(w, **how)
+    with pytest.raises(ValueError, match='expected another name than defocus'): image(w.expand_dims(defocus=[1.]))
+    assert image(w, aperture=.001).shape == (2, 2)   # the direct beam alone, on pixels whose size can be told
+
+def test_a_row_of_pixels_is_an_image_of_one_dimension(waves):
+    row = waves['full'].isel(y=slice(0, 1))
+    a, b = image(row, pixel=.2), image(row.isel(y=[0]*4).assign_coords(y=np.arange(4)*.2), pixel=.2)
+    assert a.shape == (1, 160) and np.allclose(a.values[0], b.values[2], atol=1e-5)
+
+def test_several_structures_are_no_phonons(waves):
+    two = xr.concat([waves['particle'], waves['particle']], 'structure').assign_attrs(waves['particle'].attrs)
+    for ask in (minimum_contrast_defocus, phase_mask):
+        with pytest.raises(ValueError, match='expected one structure'): ask(two)
+    with pytest.raises(ValueError, match='0 everywhere'): minimum_contrast_defocus(waves['particle']*0)
+
+def test_odd_exposures_are_refused(waves):
+    im = image(waves['full'], pixel=.4, defocus=-80.)
+    def taken(a, **how): return detect(a, 400., np.random.default_rng(0), **how)
+    for a, said in ((im - 1, 'negative values'), (taken(im), 'recorded before'), (waves['full'].isel(phonon=0), 'dtype=complex64'),
+                    (im.isel(x=slice(None, None, 2)), 'square'), (im.isel(x=slice(None, None, -1)), 'equal steps')):
+        with pytest.raises(ValueError, match=said): taken(a)
+        with pytest.raises(ValueError, match=said): expose(a, 400., np.random.default_rng(0))
+    for how, said in ((dict(binning=2.), 'binning=2.0'), (dict(binning=True), 'binning=True'), (dict(mtf=(.5, .2)), '1 at zero frequency'), (dict(sensor=1.5), 'sensor=1.5'),
+                      (dict(field={'y': slice(70, 200)}), 'field='), (dict(field={'y': slice(70, 60)}), 'field='), (dict(field={'y': 3}), 'field='), (dict(field={'z': slice(2)}), 'field=')):
+        with pytest.raises(ValueError, match=said): taken(im, **how)
+    with pytest.raises(ValueError, match='binning=8: expected at most 5'): taken(im.isel(x=slice(0, 5)), binning=8)
+
+def test_masks_of_other_scenes_are_refused(waves):
+    p, s = waves['particle'], waves['scene']
+    elsewhere = s.copy()
+    elsewhere.set_cell([40., 40., 50.])
+    unnamed = s.copy()
+    del unnamed.arrays['particle_id']
+    for kind in ('projection', 'closed_projection'):
+        with pytest.raises(ValueError, match='expected the scene of this wave'): particle_mask(p, elsewhere, kind)
+        with pytest.raises(ValueError, match='no array particle_id'): particle_mask(p, unnamed, kind)
+        without = s[s.arrays['particle_id'] < 0]
+        assert not particle_mask(p, without, kind).any() and not particle_mask(p, s[:0], kind).any()
+    mask = projection(s, p)
+    for ask in (edge_distance, lambda m: label_map(s, m)):
+        with pytest.raises(ValueError, match='expected a cut'): ask(mask*.3)
+    with pytest.raises(ValueError, match='expected the scene of this wave'): label_map(elsewhere, mask)
+    forgot = p.drop_attrs().assign_attrs(energy=3e5, beam_tilt=(.2, .1), specimen_tilt=(3., 0.))
+    for kind in ('phase', 'projection'):
+        with pytest.raises(ValueError, match='plane_z'): particle_mask(forgot, s, kind)

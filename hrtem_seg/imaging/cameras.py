@@ -11,6 +11,7 @@ import numpy as np, scipy.fft, xarray as xr
 from ..core.checks import check_in, check_range
 from ..core.fourier import freqs
 from ..core.records import rng_for
+from .ctf import check_integer
 from .images import grid_of
 
 # %% ../../nbs/imaging/03_cameras.ipynb #4cd728cc
@@ -18,10 +19,18 @@ def _mean_electrons(intensity, dose):
     "Expected electrons per pixel; what sampling left below zero by rounding or by its sharp band has none"
     check_range(1e-3, 1e7, dose=dose)
     _, px = grid_of(intensity)
+    if intensity.dtype.kind not in 'biuf': raise ValueError(f'dtype={intensity.dtype}: expected a real intensity')
+    if intensity.attrs.get('units') == 'electrons':
+        raise ValueError("units='electrons': the image was recorded before, expected an intensity whose vacuum is 1")
     mean = intensity.values.astype('f8')*dose*px**2
     wrong = int((~np.isfinite(mean)).sum())
     if wrong: raise ValueError(f'{wrong} pixels of the intensity are no numbers')
-    return np.clip(mean, 0, None)
+    kept = np.clip(mean, 0, None)
+    added = kept.sum() - mean.sum()
+    if added > .05*kept.sum():
+        share = added/kept.sum()
+        raise ValueError(f'negative values, {share:.2g} of the intensity: expected one from 0 whose vacuum is 1')
+    return kept
 
 def expose(
     intensity:xr.DataArray,   # Noise-free image (…, y, x), vacuum = 1
@@ -32,7 +41,7 @@ def expose(
     mean = _mean_electrons(intensity, dose)
     most = mean.max()
     if most > 6e4:
-        px = grid_of(intensity)[1]
+        _, px = grid_of(intensity)
         raise ValueError(f'dose={dose!r}: {most:.0f} electrons in a pixel of {px:g} Å are more than 16 bits hold')
     counts = rng.poisson(mean).astype('u2')
     return intensity.copy(data=counts).rename('counts').assign_attrs(units='electrons', dose=float(dose))
@@ -49,13 +58,15 @@ def response(
     if values.ndim != 1 or len(values) < 2: raise wrong
     if not (values > 0).all() or values.max() > 1: raise wrong
     qy, qx = _half(shape, .5)  # in units of Nyquist
+    asked = np.hypot(qy, qx)
     known = np.linspace(0, 1, len(values))
-    return np.interp(np.hypot(qy, qx), known, values)
+    return np.interp(asked, known, values)
 
 def _half(shape, pixel):
     "The frequencies of a real transform: qx from zero up"
     qy, qx = freqs(shape, pixel)
-    return qy, np.abs(qx[:, :shape[1]//2 + 1])
+    kept = shape[1]//2 + 1
+    return qy, np.abs(qx[:, :kept])
 
 def _aperture(shape):
     "What the area of a pixel leaves of each frequency, on the grid of a real transform"
@@ -64,6 +75,7 @@ def _aperture(shape):
 
 # %% ../../nbs/imaging/03_cameras.ipynb #2b938f38
 def _filter(a, r):
+    "An image times `r` in its real transform"
     F = scipy.fft.rfft2(a)
     return scipy.fft.irfft2(F*r, a.shape)
 
@@ -73,11 +85,16 @@ def _count(mean, rng, mtf, dqe, integrated=False):
     one = np.ones((1, 1))
     m = one if mtf is None else response(mtf, mean.shape)
     d = one if dqe is None else response(dqe, mean.shape)
+    if abs(m.flat[0] - 1) > .05:
+        raise ValueError(f'mtf={mtf!r}: expected 1 at zero frequency, where no contrast is lost')
     d0 = d.flat[0]
     before = np.sqrt(d/d0)
     if integrated and mtf is not None: before = before/_aperture(mean.shape)
-    counts = rng.poisson(np.clip(_filter(mean, before), 0, None)*d0)/d0
-    return _filter(counts, m*np.sqrt(d0/d))
+    signal = _filter(mean, before)
+    caught = np.clip(signal, 0, None)*d0
+    counts = rng.poisson(caught)/d0
+    after = m*np.sqrt(d0/d)
+    return _filter(counts, after)
 
 # %% ../../nbs/imaging/03_cameras.ipynb #d593194f
 def _illumination(rng, shape, depth):
@@ -85,9 +102,10 @@ def _illumination(rng, shape, depth):
     along = [np.linspace(-1, 1, n) for n in shape]
     y, x = np.meshgrid(*along, indexing='ij')
     terms = np.stack([y, x, y*x, y*y, x*x])
-    f = np.tensordot(rng.normal(size=5), terms, 1)
-    f = depth*(f - f.mean())/np.ptp(f)
-    return 1 + f
+    strength = rng.normal(size=5)
+    f = np.tensordot(strength, terms, 1)
+    about_zero = f - f.mean()
+    return 1 + depth*about_zero/np.ptp(f)
 
 # %% ../../nbs/imaging/03_cameras.ipynb #d593194g
 def fixed_pattern(
@@ -100,8 +118,10 @@ def fixed_pattern(
     "What the pixels of one camera do to each of its images"
     check_range(0, 1, gain=gain, dead=dead, hot=hot)
     factor = rng_for(sensor, 'gain').normal(1, gain, shape)
-    works = rng_for(sensor, 'dead').random(shape) >= dead
-    warm = rng_for(sensor, 'hot').random(shape) < hot
+    for_dead = rng_for(sensor, 'dead').random(shape)
+    for_hot = rng_for(sensor, 'hot').random(shape)
+    works = for_dead >= dead
+    warm = for_hot < hot
     return factor*works, 10.*warm*works
 
 # %% ../../nbs/imaging/03_cameras.ipynb #d3a818ac
@@ -120,22 +140,29 @@ def detect(
     xray_size:float=100.,    # Mean size of an event, electrons
     read_noise:float=0.,     # Standard deviation, electrons
     binning:int=1,           # Pixels summed along each side
-    sensor:int|None=0,       # Which camera: the number that its gain, dead and hot pixels are drawn from; None for new ones in each image
+    sensor:int|None=0,       # The camera's number, from which its bad pixels are drawn; None for new ones in each image
     field:dict|None=None,    # {'y': slice, 'x': slice} in pixels, what falls on the sensor; None for the whole cell
 )->xr.DataArray: # Electrons per (binned) pixel, float32
     "Record an image with a camera, for instance `detect(image, 400., rng, **CAMERAS['direct'])`"
     check_range(0, 1, illumination=illumination, gain=gain, dead=dead, hot=hot, xrays=xrays)
     check_range(0, 1e6, read_noise=read_noise, xray_size=xray_size)
-    check_in(range(1, 17), binning=binning)
-    _, px = grid_of(intensity)
+    check_integer(1, 16, binning=binning)
+    if sensor is not None: check_integer(0, 2**63, sensor=sensor)
+    shape, px = grid_of(intensity)
     if intensity.ndim != 2: raise ValueError(f'dims {intensity.dims}: expected (y, x), one image at a time')
+    if field is not None: _check_field(field, shape)
     mean = _mean_electrons(intensity, dose)
     if illumination: mean = mean*_illumination(rng, mean.shape, illumination)
-    counts = _count(mean, rng, mtf, dqe, intensity.attrs.get('sampling') == 'area')
+    integrated = intensity.attrs.get('sampling') == 'area'
+    counts = _count(mean, rng, mtf, dqe, integrated)
     out = intensity.copy(data=counts).rename('counts')
     if field is not None: out = out.isel(field)
+    smaller = min(out.shape)
+    if smaller < binning: raise ValueError(f'binning={binning}: expected at most {smaller}, the pixels that there are')
     a = out.values
-    if xrays: a = a + rng.poisson(xrays, a.shape)*rng.exponential(xray_size, a.shape)
+    if xrays:
+        events = rng.poisson(xrays, a.shape)
+        a = a + events*rng.exponential(xray_size, a.shape)
     if gain or dead or hot: a = _bad_pixels(a, mean.mean(), rng, sensor, gain, dead, hot)
     out = out.copy(data=a).assign_attrs(units='electrons', dose=float(dose), camera_pixel=px)
     if binning > 1: out = out.coarsen(y=binning, x=binning, boundary='trim').sum(keep_attrs=True)
@@ -149,9 +176,24 @@ def _bad_pixels(a, level, rng, sensor, gain, dead, hot):
         factor, added = fixed_pattern(sensor, a.shape, gain, dead, hot)
         return a*factor + added*level
     if gain: a = a*rng.normal(1, gain, a.shape)
-    if hot: a = a + (rng.random(a.shape) < hot)*10*level
-    if dead: a = a*(rng.random(a.shape) >= dead)
+    if hot:
+        warm = rng.random(a.shape) < hot
+        a = a + warm*10*level
+    if dead:
+        works = rng.random(a.shape) >= dead
+        a = a*works
     return a
+
+def _check_field(field, shape):
+    "Raise unless each side is a slice of neighbouring pixels within the image"
+    wrong = ValueError(f"field={field!r}: expected {{'y': slice, 'x': slice}} within {shape[0]} × {shape[1]} pixels")
+    if not isinstance(field, dict) or not set(field) <= {'y', 'x'}: raise wrong
+    for axis, n in zip('yx', shape):
+        part = field.get(axis, slice(None))
+        if not isinstance(part, slice): raise wrong
+        start, stop, step = part.indices(n)
+        beyond = part.stop is not None and part.stop > n
+        if step != 1 or stop <= start or beyond: raise wrong
 
 # %% ../../nbs/imaging/03_cameras.ipynb #6a07804c
 CAMERAS = {
@@ -171,10 +213,10 @@ def own_pixel(
     camera,      # As for `detect`, or a name in CAMERAS; None for an ideal camera
 )->float: # Å
     "The pixel at which the intensity is to be formed for this camera"
-    if isinstance(camera, str):
-        check_in(CAMERAS, camera=camera)
-        camera = CAMERAS[camera]
-    return pixel/(camera or {}).get('binning', 1)
+    check_range(1e-3, 1e3, pixel=pixel)
+    binning = (camera_settings(camera) or {}).get('binning', 1)
+    check_integer(1, 16, binning=binning)
+    return pixel/binning
 
 def camera_settings(
     given,          # As for `detect`, a name in CAMERAS, or None
@@ -185,7 +227,10 @@ def camera_settings(
     if isinstance(given, str):
         check_in(CAMERAS, camera=given)
         given = CAMERAS[given]
-    known = [k for k, p in inspect.signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY and k != 'field']
+    if not isinstance(given, dict): raise ValueError(f"camera={given!r}: expected a dictionary or a name in CAMERAS")
+    parameters = inspect.signature(detect).parameters
+    switches = [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    known = [k for k in switches if k != 'field']
     for k in given: check_in(known, camera=k)
     return {**given, 'sensor': None} if old else dict(given)
 
@@ -199,7 +244,9 @@ def check_flux(
     "Raise where the mean of an image is far from its dose"
     check_range(1e-3, 1e7, dose=dose)
     _, px = grid_of(counts)
-    share = float(counts.mean())/(dose*px**2)
+    full = dose*px**2
+    share = float(counts.mean())/full
     if not least <= share <= most:
-        raise ValueError(f'the image has {share:.3g} of the electrons that dose={dose:g} e/Å² gives its pixels of {px:g} Å: '
-                         f'expected {least:g} to {most:g}. Is its wave empty, or its beam tilted out of the band?')
+        asked = f'of the electrons that dose={dose:g} e/Å² gives its pixels of {px:g} Å'
+        doubt = 'Is its wave empty, or its beam tilted out of the band?'
+        raise ValueError(f'the image has {share:.3g} {asked}: expected {least:g} to {most:g}. {doubt}')

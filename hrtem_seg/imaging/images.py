@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLINGS', 'grid_of', 'beam_energy', 'wave_band', 'image_grid', 'one_thread', 'Optics', 'optics_settings',
-           'sample_pixels', 'image', 'minimum_contrast_defocus']
+           'sample_pixels', 'image', 'one_structure', 'minimum_contrast_defocus']
 
 # %% ../../nbs/imaging/01_images.ipynb #2947172d
 import math, warnings
@@ -16,20 +16,34 @@ import numpy as np, scipy.fft, torch, xarray as xr
 from ..core.checks import check_in, check_range
 from ..core.units import coords, wavelength
 from ..core.fourier import fft2, freqs, ifft2
-from .ctf import check_defocus, chi, envelope, focal_points
+from .ctf import check_defocus, check_integer, chi, envelope, focal_points
 
 # %% ../../nbs/imaging/01_images.ipynb #96a1fd17
+def _step(a, axis):
+    "The distance of neighbours along an axis, Å; its coordinates must rise evenly"
+    at = a[axis].values
+    steps = np.diff(at)
+    step = float(steps[0])
+    if step > 0 and np.abs(steps - step).max() <= 1e-3*step: return step
+    raise ValueError(f'{axis} = {at[0]:g}, {at[1]:g}, … {at[-1]:g}: expected coordinates in Å that rise in equal steps')
+
 def grid_of(
     wave:xr.DataArray, # With dims (…, y, x) and coordinates in Å
 )->tuple: # ((ny, nx), pixel in Å)
     "Shape and pixel of an array from its coordinates"
-    if not isinstance(wave, xr.DataArray):
-        raise ValueError(f'{type(wave).__name__}: expected a DataArray with dims (…, y, x) and coordinates in Å')
+    wanted = 'expected a DataArray with dims (…, y, x) and coordinates in Å'
+    if not isinstance(wave, xr.DataArray): raise ValueError(f'{type(wave).__name__}: {wanted}')
     last = tuple(wave.dims[-2:])
-    if last != ('y', 'x') or 'x' not in wave.coords or wave.sizes['x'] < 2:
-        raise ValueError(f'dims {wave.dims}: expected (…, y, x) with coordinates in Å')
-    pixel = float(wave.x[1] - wave.x[0])
-    return wave.shape[-2:], pixel
+    if last != ('y', 'x') or not {'y', 'x'} <= set(wave.coords):
+        raise ValueError(f'dims {wave.dims}, coordinates {tuple(wave.coords)}: {wanted}')
+    ny, nx = wave.shape[-2:]
+    if nx < 2 or ny < 1:
+        raise ValueError(f'{ny} × {nx} pixels: expected at least two along x, whose distance is the pixel')
+    pixel = _step(wave, 'x')
+    along_y = _step(wave, 'y') if ny > 1 else pixel
+    if abs(along_y - pixel) > 1e-3*pixel:
+        raise ValueError(f'pixels of {along_y:g} Å along y and {pixel:g} Å along x: expected square ones')
+    return (ny, nx), pixel
 
 # %% ../../nbs/imaging/01_images.ipynb #48447965
 def beam_energy(
@@ -50,45 +64,50 @@ def wave_band(
     aperture:float|None=None,   # Radius of an objective aperture, 1/Å
 )->float: # 1/Å
     "The highest frequency along an axis that a wave has behind the aperture"
-    own = 1/(2*grid_of(wave)[1])
-    return min(own, wave.attrs.get('q_max', own), aperture or own)
+    _, pixel = grid_of(wave)
+    own = 1/(2*pixel)
+    known = wave.attrs.get('q_max', own)
+    passed = own if aperture is None else aperture
+    check_range(1e-3, 1e3, q_max=known, aperture=passed)
+    return min(own, known, passed)
 
 # %% ../../nbs/imaging/01_images.ipynb #b16b00b7
 def _cell(wave):
-    "Edges (y, x) of the periodic cell, Å"
+    "Edges (y, x) of the periodic cell, Å, which a wave or an image must fill"
     (ny, nx), pixel = grid_of(wave)
-    along_y = float(wave.y[1] - wave.y[0]) if ny > 1 else pixel
-    return ny*along_y, nx*pixel
+    first_y = float(wave.y[0])
+    first_x = float(wave.x[0])
+    if max(abs(first_y), abs(first_x)) > .01*pixel:
+        raise ValueError(f'coordinates from y, x = {first_y:g}, {first_x:g} Å: expected the whole periodic cell from 0')
+    stated = wave.attrs.get('pixel', pixel)
+    if abs(stated - pixel) > .01*pixel:
+        raise ValueError(f'pixel={stated:g} in the attributes, {pixel:g} Å between coordinates: expected the same')
+    return ny*pixel, nx*pixel
+
+def _rows(cell, columns):
+    "Square pixels along y when there are so many along x; None if no whole number of them fills the cell"
+    ly, lx = cell
+    exact = ly/lx*columns
+    ny = round(exact)
+    fills = ny >= 1 and abs(exact - ny) <= 1e-4*ny
+    return ny if fills else None
 
 def _whole_pixels(cell, pixel, fast=False):
-    "The fewest square pixels, of at most this size, that divide the cell; with `fast`, fewest of those whose transform is fast"
+    "The fewest square pixels of at most this size that divide the cell; with `fast`, so many that transforms are fast"
     check_range(1e-3, 1e3, pixel=pixel)
-    ly, lx = cell
-    fewest = max(1, math.ceil(lx/pixel - 1e-6))
+    fewest = max(1, math.ceil(cell[1]/pixel - 1e-6))
     found = []
     for nx in range(fewest, 2*fewest + 10):
-        ny = round(ly/lx*nx)
-        if ny < 1 or abs(ly/lx*nx - ny) > 1e-4*ny: continue
-        if not fast or all(scipy.fft.next_fast_len(n) == n for n in (ny, nx)): return ny, nx
+        ny = _rows(cell, nx)
+        if ny is None: continue
+        quick = all(scipy.fft.next_fast_len(n) == n for n in (ny, nx))
+        if quick or not fast: return ny, nx
         found.append((ny, nx))
     if found: return found[0]
-    raise ValueError(f'pixel={pixel:g}: a cell of {lx:g} × {ly:g} Å is not divided by square pixels of at most this size')
+    edges = f'{cell[1]:g} × {cell[0]:g} Å'
+    raise ValueError(f'pixel={pixel:g}: a cell of {edges} is not divided by square pixels of at most this size')
 
 # %% ../../nbs/imaging/01_images.ipynb #b16b00b8
-def image_grid(
-    wave:xr.DataArray,        # An exit wave
-    pixel:float|None=None,    # Å, largest; None for the pixel that just holds the intensity
-    aperture:float|None=None, # Radius of the objective aperture, 1/Å
-)->tuple: # ((ny, nx), pixel in Å)
-    "The grid of an image: whole square pixels in the wave's periodic cell"
-    cell = _cell(wave)
-    if pixel is not None: shape = _whole_pixels(cell, pixel)
-    else:
-        counts = _band_counts(wave, cell, aperture)
-        needed = min(length/(2*n - 1) for length, n in zip(cell, counts))
-        shape = _whole_pixels(cell, needed, fast=True)
-    return shape, cell[1]/shape[1]
-
 def _band_counts(wave, cell, aperture):
     "How many frequencies (y, x) of the wave pass the aperture"
     q = wave_band(wave, aperture)
@@ -97,6 +116,23 @@ def _band_counts(wave, cell, aperture):
         periods = int(q*length + 1e-6)
         counts.append(min(n, 2*periods + 1))
     return counts
+
+def image_grid(
+    wave:xr.DataArray,        # An exit wave
+    pixel:float|None=None,    # Å, largest; None for the pixel that just holds the intensity
+    aperture:float|None=None, # Radius of the objective aperture, 1/Å
+)->tuple: # ((ny, nx), pixel in Å)
+    "The grid of an image: whole square pixels in the wave's periodic cell"
+    cell = _cell(wave)
+    widest = cell[1]/2   # two pixels along x, or nothing could tell how large they are
+    if pixel is None:
+        counts = _band_counts(wave, cell, aperture)
+        needed = [length/(2*n - 1) for length, n in zip(cell, counts)]
+        shape = _whole_pixels(cell, min(*needed, widest), fast=True)
+    else:
+        shape = _whole_pixels(cell, pixel)
+        if shape[1] < 2: raise ValueError(f'pixel={pixel:g}: expected at most {widest:g} Å, half the width of the cell')
+    return shape, cell[1]/shape[1]
 
 # %% ../../nbs/imaging/01_images.ipynb #93512cd9
 @contextmanager
@@ -123,27 +159,37 @@ class Optics:
 
     def __post_init__(self):
         check_range(0, 200, focal_spread=self.focal_spread)
+        check_in((True, False), coherent=self.coherent)
+        if self.coherent and self.points is not None:
+            raise ValueError(f'points={self.points!r} with coherent=True, which sums over no points: give one of them')
         check_range(0, 10, convergence=self.convergence, vibration=self.vibration)
         if self.aperture is not None: check_range(1e-3, 100, aperture=self.aperture)
-        if not isinstance(self.drift, (tuple, list, np.ndarray)) or len(self.drift) != 2:
-            raise ValueError(f'drift={self.drift!r}: expected (dy, dx) in Å')
-        check_range(-1e3, 1e3, drift_y=self.drift[0], drift_x=self.drift[1])
+        pair = isinstance(self.drift, (tuple, list, np.ndarray)) and len(self.drift) == 2
+        if not pair: raise ValueError(f'drift={self.drift!r}: expected (dy, dx) in Å')
+        dy, dx = self.drift
+        check_range(-1e3, 1e3, drift_y=dy, drift_x=dx)
 
-    def focal_points(self): return focal_points(0. if self.coherent else self.focal_spread, self.points)
+    def focal_points(self):
+        "Shifts of the focus, Å, and their weights"
+        summed = 0. if self.coherent else self.focal_spread
+        return focal_points(summed, self.points)
 
     def lens(self, qy, qx, defocus):
         "Aberrations, aperture and envelopes, all but the phase of focus itself"
         spread = self.focal_spread if self.coherent else 0.
-        passes = np.hypot(qy, qx) <= (self.aperture or np.inf)
+        radius = np.inf if self.aperture is None else self.aperture
+        passes = np.hypot(qy, qx) <= radius
         shift = chi(qy, qx, self.energy, 0., self.aberrations)
         left = envelope(qy, qx, self.energy, defocus, self.aberrations, spread, self.convergence)
-        return np.exp(-1j*shift)*passes*left
+        phase = np.exp(-1j*shift)
+        return phase*passes*left
 
     def blur(self, qy, qx):
         "What motion leaves of the image's Fourier transform"
         dy, dx = self.drift
         q2 = qy**2 + qx**2
-        vibrating = np.exp(-2*(math.pi*self.vibration)**2*q2)
+        amplitude = math.pi*self.vibration
+        vibrating = np.exp(-2*amplitude**2*q2)
         drifting = np.sinc(qy*dy + qx*dx)
         return vibrating*drifting
 
@@ -155,11 +201,14 @@ def optics_settings(
     "What a stack's settings say of the optics"
     known = [k for k in Optics.__dataclass_fields__ if k != 'energy']
     for k in given: check_in(known, optics=k)
-    if old and given.get('aberrations') == 'TEAM05': return {**given, 'aberrations': 'TEAM05 as first typed'}
+    renamed = {'aberrations': 'TEAM05 as first typed'}
+    if old and given.get('aberrations') == 'TEAM05': return {**given, **renamed}
     return dict(given)
 
 # %% ../../nbs/imaging/01_images.ipynb #1a6e0002
-def _tensor(a, device): return torch.from_numpy(np.ascontiguousarray(a, 'c8')).to(device)
+def _tensor(a, device):
+    single = np.ascontiguousarray(a, 'c8')
+    return torch.from_numpy(single).to(device)
 
 def _resize(F, shape):
     "Transforms (…, qy, qx), zero frequency first, cut off or filled up with zeros"
@@ -178,10 +227,12 @@ def _intensity(F, q, lam, shifts, weights, shape, batch=1):
     "Mean over waves of the intensity on a grid of this shape, summed over the focal points; `F` is (wave, qy, qx)"
     out = torch.zeros(shape, dtype=torch.float32, device=F.device)
     for shift, weight in zip(shifts, weights):
-        ey, ex = (_tensor(np.exp(-1j*math.pi*lam*shift*k**2), F.device) for k in q)
+        phases = [np.exp(-1j*math.pi*lam*shift*k**2) for k in q]
+        ey, ex = (_tensor(phase, F.device) for phase in phases)
         focus = ey*ex
         for part in F.split(batch):
-            for field in ifft2(_resize(part*focus, shape), True):
+            focused = _resize(part*focus, shape)
+            for field in ifft2(focused, True):
                 for a in (field.real, field.imag):   # adding in place is far faster than abs, square and sum
                     out.addcmul_(a, a, value=float(weight))
     return out/len(F)
@@ -192,17 +243,22 @@ def _weights(sampling, counts, shape):
     for n, m in zip(counts, shape):
         k = np.fft.fftfreq(n, 1/n)   # periods per cell
         if sampling == 'area': yield np.sinc(k/m)
-        else: yield (2*np.abs(k) < m).astype(float)
+        else:
+            shown = 2*np.abs(k) < m
+            yield shown.astype(float)
 
 def _to_pixels(intensity, weight, shape):
     "An intensity (y, x) times `weight` in its transform, on the pixels of a grid of this shape"
-    (ny, nx), (my, mx) = intensity.shape, shape
+    ny, nx = intensity.shape
+    my, mx = shape
     by = math.ceil(ny/my)
     bx = math.ceil(nx/mx)
-    F = fft2(intensity + 0j, True)*weight
-    F = _resize(F, (by*my, bx*mx))
-    folded = F.reshape(by, my, bx, mx).sum((0, 2))
-    return ifft2(folded, True).real*(my*mx/(ny*nx))
+    F = fft2(intensity + 0j, True)
+    weighted = _resize(F*weight, (by*my, bx*mx))
+    alike = weighted.reshape(by, my, bx, mx)
+    folded = alike.sum((0, 2))
+    scale = my*mx/(ny*nx)
+    return ifft2(folded, True).real*scale
 
 # %% ../../nbs/imaging/01_images.ipynb #1a6e0006
 def sample_pixels(
@@ -213,11 +269,14 @@ def sample_pixels(
     "A map on the pixels of an image"
     check_in(('area', 'band'), sampling=sampling)
     shape, px = image_grid(a, pixel)
+    if a.ndim != 2: raise ValueError(f'dims {a.dims}: expected (y, x)')
     y, x = _weights(sampling, a.shape, shape)
     weight = torch.from_numpy(np.outer(y, x) + 0j)
     values = torch.from_numpy(np.array(a.values, float))
     with one_thread(): out = _to_pixels(values, weight, shape)
-    return xr.DataArray(out.numpy(), dims=('y', 'x'), coords=coords(shape, px), name=a.name, attrs=a.attrs)
+    about = dict(a.attrs)
+    if 'pixel' in about: about['pixel'] = px
+    return xr.DataArray(out.numpy(), dims=('y', 'x'), coords=coords(shape, px), name=a.name, attrs=about)
 
 # %% ../../nbs/imaging/01_images.ipynb #1a6e0005
 @dataclass(frozen=True)
@@ -232,7 +291,8 @@ class _Plan:
     def frequencies(self, counts, cell):
         "(q_y, q_x), 1/Å, of a transform with so many frequencies"
         if self.sampling == 'wave': return freqs(counts, self.pixel)   # to the last bit as it was
-        (ny, nx), (ly, lx) = counts, cell
+        ny, nx = counts
+        ly, lx = cell
         qy = np.fft.fftfreq(ny, ly/ny)
         qx = np.fft.fftfreq(nx, lx/nx)
         return qy[:, None], qx[None]
@@ -249,7 +309,8 @@ def _plan(wave, pixel, sampling, aperture):
     shape, own = grid_of(wave)
     if sampling == 'wave':
         if pixel is not None:
-            raise ValueError(f"pixel={pixel!r} with sampling='wave', which keeps the wave's own {own:g} Å: expected pixel=None")
+            kept = f"with sampling='wave', which keeps the wave's own {own:g} Å"
+            raise ValueError(f'pixel={pixel!r} {kept}: expected pixel=None')
         return _Plan(shape, shape, shape, own, sampling)
     band = _band_counts(wave, _cell(wave), aperture)
     shape, px = image_grid(wave, pixel, aperture)
@@ -277,7 +338,7 @@ def image(
     aperture:float|None=None, # Radius of the objective aperture, 1/Å
     vibration:float=0.,       # Standard deviation of the specimen's vibration per axis, Å
     drift:tuple=(0., 0.),     # (dy, dx) that the specimen moves during the exposure, Å
-    pixel:float|None=None,    # Å, largest: the cell is divided into whole pixels; None for a pixel that holds the whole intensity
+    pixel:float|None=None,    # Å, largest, as the cell is divided into whole pixels; None holds the whole intensity
     sampling:str='area',      # One of SAMPLINGS: what the pixels see of the intensity
     energy:float|None=None,   # eV; None takes the wave's own
     batch:int=1,              # Waves transformed together: one at a time stays in a CPU's cache
@@ -285,34 +346,60 @@ def image(
     device='cpu',
 )->xr.DataArray: # Intensity (…, y, x), float32; vacuum is 1
     "The noise-free image(s) of an exit wave"
-    grid_of(wave)
+    check_integer(1, 1024, batch=batch, threads=threads)
     foci = check_defocus(defocus, aberrations)
-    energy = beam_energy(wave, energy)
-    optics = Optics(energy, aberrations, focal_spread, coherent, points, convergence, aperture, vibration, drift)
+    wave = _by_phonons(wave)
+    optics = Optics(
+        beam_energy(wave, energy), aberrations, focal_spread, coherent, points,
+        convergence, aperture, vibration, drift)
     plan = _plan(wave, pixel, sampling, aperture)
-    if 'phonon' not in wave.dims: wave = wave.expand_dims('phonon')
-    other = [d for d in wave.dims if d not in ('phonon', 'y', 'x')]
-    wave = wave.transpose(*other, 'phonon', 'y', 'x')
-    psi = wave.values.reshape(-1, *wave.shape[-3:])
     develop = _developer(optics, plan, _cell(wave), foci, batch, device)
-    out = np.empty((len(psi), len(foci), *plan.shape), 'f4')
-    with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    exits = wave.values.reshape(-1, *wave.shape[-3:])
+    out = np.empty((len(exits), len(foci), *plan.shape), 'f4')
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    with one_thread(), pool:
         run = pool.map if threads > 1 else map
-        for i, p in enumerate(psi):
-            at_focus = partial(develop, _transform(p, plan, device))
-            for j, a in enumerate(run(at_focus, range(len(foci)))): out[i, j] = a
-    out = out.reshape(*wave.shape[:-3], len(foci), *plan.shape)
-    kept = {d: wave[d] for d in other if d in wave.coords}
-    places = {**kept, 'defocus': ('defocus', foci, {'units': 'Å'}), **coords(plan.shape, plan.pixel)}
-    about = {'units': '1 (vacuum)', 'energy': energy, 'pixel': plan.pixel, 'sampling': plan.sampling}
-    out = xr.DataArray(out, dims=(*other, 'defocus', 'y', 'x'), coords=places, name='intensity', attrs=about)
-    return out if np.ndim(defocus) else out.isel(defocus=0, drop=True)
+        for i, psi in enumerate(exits):
+            at_focus = partial(develop, _transform(psi, plan, device))
+            for j, intensity in enumerate(run(at_focus, range(len(foci)))):
+                out[i, j] = intensity
+    images = _as_images(out, wave, foci, plan, optics)
+    return images if np.ndim(defocus) else images.isel(defocus=0, drop=True)
 
 # %% ../../nbs/imaging/01_images.ipynb #a0336405
+def _check_wave(wave):
+    "Raise unless these are complex numbers, at least one wave of them"
+    if wave.dtype.kind != 'c':
+        raise ValueError(f'dtype={wave.dtype}: expected the complex values of a wave, no intensity and no part of it')
+    if not wave.size: raise ValueError(f'sizes {dict(wave.sizes)}: expected at least one wave')
+    if np.isfinite(wave.values.sum()): return
+    wrong = np.count_nonzero(~np.isfinite(wave.values))
+    raise ValueError(f'{wrong} values of the wave are no numbers')
+
+def _by_phonons(wave):
+    "A wave with dims (…, phonon, y, x)"
+    grid_of(wave)
+    _check_wave(wave)
+    if 'defocus' in wave.dims:
+        raise ValueError(f'dims {wave.dims}: expected another name than defocus, which is a dim of the images')
+    if 'phonon' not in wave.dims: wave = wave.expand_dims('phonon')
+    return wave.transpose(..., 'phonon', 'y', 'x')
+
+def _as_images(values, wave, foci, plan, optics):
+    "Intensities (wave, focus, y, x) with the names and coordinates of their waves"
+    other = wave.dims[:-3]
+    kept = {d: wave[d] for d in other if d in wave.coords}
+    focus = {'defocus': ('defocus', foci, {'units': 'Å'})}
+    places = {**kept, **focus, **coords(plan.shape, plan.pixel)}
+    about = {'units': '1 (vacuum)', 'energy': optics.energy, 'pixel': plan.pixel, 'sampling': plan.sampling}
+    shaped = values.reshape(*wave.shape[:-3], *values.shape[1:])
+    return xr.DataArray(shaped, dims=(*other, 'defocus', 'y', 'x'), coords=places, name='intensity', attrs=about)
+
 def _transform(psi, plan, device):
     "The frequencies of waves (wave, y, x) that the plan uses, scaled so that vacuum gives 1 on its fine grid"
     F = fft2(_tensor(psi, device))
-    scale = math.prod(plan.fine)/math.prod(psi.shape[-2:])
+    before = math.prod(psi.shape[-2:])
+    scale = math.prod(plan.fine)/before
     return _resize(F, plan.band)*scale
 
 def _developer(optics, plan, cell, foci, batch, device):
@@ -341,7 +428,8 @@ def _variances(F, q, lam, foci, shape):
     out = []
     for C1 in foci:
         intensity = _intensity(F, q, lam, [C1], [1.], shape, len(F))
-        out.append(float(intensity.double().var()))
+        variance = intensity.double().var()
+        out.append(float(variance))
     return np.array(out)
 
 def _is_vacuum(F):
@@ -353,34 +441,49 @@ def _is_vacuum(F):
 # %% ../../nbs/imaging/01_images.ipynb #92bf5a53
 def _least(F, q, lam, reach, shape):
     "The focus of least variance: the coarse steps on one phonon's wave, the finer ones on all"
-    foci = np.arange(-reach, reach + 1, 10.)
-    best = foci[_variances(F[:1], q, lam, foci, shape).argmin()]
-    for steps in (np.arange(-9, 10, 3), np.arange(-2, 3)):
-        foci = best + steps
-        best = foci[_variances(F, q, lam, foci, shape).argmin()]
+    def best_of(F, foci):
+        contrast = _variances(F, q, lam, foci, shape)
+        return foci[contrast.argmin()]
+    coarse = np.arange(-reach, reach + 1, 10.)
+    best = best_of(F[:1], coarse)
+    for steps in (np.arange(-9, 10, 3), np.arange(-2, 3)): best = best_of(F, best + steps)
     return float(best)
+
+def one_structure(
+    wave:xr.DataArray, # ([phonon,] y, x)
+)->np.ndarray: # (phonon, y, x)
+    "The waves of one structure, each of one frozen-phonon configuration"
+    shape, _ = grid_of(wave)
+    _check_wave(wave)
+    others = [d for d in wave.dims[:-2] if d != 'phonon']
+    if others: raise ValueError(f'dims {wave.dims}: expected one structure, ([phonon,] y, x), and no dim {others[0]}')
+    return wave.values.reshape(-1, *shape)
 
 # %% ../../nbs/imaging/01_images.ipynb #7ce224e7
 def minimum_contrast_defocus(
-    wave:xr.DataArray,      # Exit wave of the particles alone, (…, y, x)
+    wave:xr.DataArray,      # Exit wave of the particles alone, ([phonon,] y, x)
     reach:float=100.,       # Search within ± this focus, Å
     energy:float|None=None, # eV; None takes the wave's own
-    own_grid:bool=False,    # As stacks without `sampling` had it: on the wave's grid, where it may alias, and of vacuum too
+    own_grid:bool=False,    # As in stacks without `sampling`: on the wave's grid, where it may alias, and of vacuum too
 )->float: # C1 in Å
     "The focus of least contrast, to 1 Å, from which foci are counted"
     check_range(10, 2000, reach=reach)
-    (ny, nx), px = grid_of(wave)
+    shape, px = grid_of(wave)
     lam = wavelength(beam_energy(wave, energy))
-    psi = _tensor(wave.values.reshape(-1, ny, nx), 'cpu')
+    psi = _tensor(one_structure(wave), 'cpu')
     with one_thread():
         F = fft2(psi)
-        if own_grid: return _least(F, freqs((ny, nx), px), lam, reach, (ny, nx))
+        if own_grid: return _least(F, freqs(shape, px), lam, reach, shape)
+        if not F.any(): raise ValueError('the wave is 0 everywhere: expected one that carries electrons')
         if _is_vacuum(F):
-            raise ValueError('the wave is that of vacuum and has no focus of least contrast: count foci from the plane where particles would lie')
-        band = tuple(_band_counts(wave, _cell(wave), None))
-        q = _Plan(band, band, band, px, 'point').frequencies(band, _cell(wave))
-        shape = [scipy.fft.next_fast_len(3*n//2) for n in band]   # what an image of first order needs
-        best = _least(_resize(F, band), q, lam, reach, shape)
+            instead = 'count foci from the plane where particles would lie'
+            raise ValueError(f'the wave is that of vacuum and has no focus of least contrast: {instead}')
+        cell = _cell(wave)
+        band = tuple(_band_counts(wave, cell, None))
+        q = _Plan(band, band, band, px, 'point').frequencies(band, cell)
+        enough = [scipy.fft.next_fast_len(3*n//2) for n in band]   # for an image of first order
+        best = _least(_resize(F, band), q, lam, reach, enough)
     if abs(best) >= reach:
-        warnings.warn(f'no least contrast within ±{reach:g} Å of the plane of the wave: {best:g} Å is the edge of the search')
+        edge = f'{best:g} Å is the edge of the search'
+        warnings.warn(f'no least contrast within ±{reach:g} Å of the plane of the wave: {edge}')
     return best

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from ..core.checks import check_in, check_range
 from ..core.units import coords, wavelength
 from ..waves.multislice import resample
-from .images import beam_energy, grid_of, image_grid, sample_pixels
+from .images import beam_energy, grid_of, image_grid, one_structure, sample_pixels
 
 # %% ../../nbs/imaging/04_labels.ipynb #ebf0fe11
 FINE = .2  # Å, the largest pixel on which outlines are computed
@@ -23,9 +23,15 @@ def check_phase(
     threshold, # Radians
 ):
     "Raise unless the threshold is a phase"
-    number = isinstance(threshold, (int, float, np.number)) and not isinstance(threshold, bool)
-    if not number or not 0 < threshold < math.pi:
+    number = isinstance(threshold, (int, float, np.number))
+    truth = isinstance(threshold, bool)
+    if truth or not number or not 0 < threshold < math.pi:
         raise ValueError(f'threshold={threshold!r}: expected a phase between 0 and π')
+
+def _plane(wave):
+    "Where along the beam a tilted wave is given, Å"
+    if 'plane_z' in wave.attrs: return wave.attrs['plane_z']
+    raise ValueError('the wave is tilted and has no attribute plane_z: expected the height at which it is given, in Å')
 
 def _levelled(wave):
     "The wave without the slope of phase that a tilted beam has everywhere, with or without a particle"
@@ -35,16 +41,19 @@ def _levelled(wave):
     ky, kx = (math.sin(math.radians(t))/lam for t in tilt)
     along_y = ky*wave.y.values[:, None]
     along_x = kx*wave.x.values
-    travelled = lam*wave.attrs['plane_z']*(ky**2 + kx**2)
+    travelled = lam*_plane(wave)*(ky**2 + kx**2)
     slope = 2*np.pi*(along_y + along_x) - np.pi*travelled
     return wave.values*np.exp(-1j*slope)
 
 def _phases(wave):
     "Magnitude of the phase of each wave, (wave, y, x)"
+    one_structure(wave)
     phases = np.angle(_levelled(wave))
-    return np.abs(phases).reshape(-1, *wave.shape[-2:])
+    magnitudes = np.abs(phases)
+    return magnitudes.reshape(-1, *wave.shape[-2:])
 
 def _map(values, like, name, **attrs):
+    "A map on the grid of a wave"
     places = {'y': like.y, 'x': like.x}
     return xr.DataArray(values, dims=('y', 'x'), coords=places, name=name, attrs=attrs)
 
@@ -60,58 +69,104 @@ def phase_mask(
     check_phase(threshold)
     check_range(0, 100, sigma=sigma)
     check_range(1e-3, .999, cut=cut)
-    if pixel is None: pixel = grid_of(wave)[1]
-    if grid_of(wave)[1] > FINE: wave = resample(wave, FINE)
-    most = (_phases(wave) > threshold).mean(0) > .5
-    F = fourier_gaussian(np.fft.fft2(most), sigma/grid_of(wave)[1])
+    _, own = grid_of(wave)
+    if pixel is None: pixel = own
+    one_structure(wave)
+    image_grid(wave, pixel)   # refuses what is not the whole cell
+    if own > FINE: wave = resample(wave, FINE)
+    _, fine = grid_of(wave)
+    above = _phases(wave) > threshold
+    most = above.mean(0) > .5
+    F = fourier_gaussian(np.fft.fft2(most), sigma/fine)
     smooth = _map(np.fft.ifft2(F).real, wave, 'mask')
     label = sample_pixels(smooth, pixel)
     return (label > cut).assign_attrs(threshold=float(threshold), sigma=float(sigma), cut=float(cut))
 
 # %% ../../nbs/imaging/04_labels.ipynb #e6f5ba23
+def _labels_of(scene, by):
+    "The number of each atom's particle or grain"
+    if scene is None or by not in scene.arrays:
+        raise ValueError(f'the scene has no array {by}: expected atoms as `random_scene` makes them')
+    return scene.arrays[by]
+
+def _same_cell(scene, like):
+    "Raise unless the atoms lie in the cell of the grid"
+    (ny, nx), pixel = grid_of(like)
+    ly, lx = ny*pixel, nx*pixel
+    of_atoms = scene.cell.lengths()
+    off = np.abs(of_atoms[:2] - (lx, ly))
+    if off.max() > pixel:
+        size = f'{of_atoms[0]:g} × {of_atoms[1]:g} Å'
+        raise ValueError(f'the scene has a cell of {size}, the grid {lx:g} × {ly:g} Å: expected the scene of this wave')
+
 def _along_beam(scene, like):
     "Positions, Å, of a scene's atoms as the beam sees them: a tilted specimen is sheared about the plane of the wave"
     tilt = like.attrs.get('specimen_tilt')
     if tilt is None or not any(tilt): return scene.positions
     dy, dx = (math.tan(math.radians(t)) for t in tilt)
-    height = scene.positions[:, 2] - like.attrs['plane_z']
-    return scene.positions + np.outer(height, [dx, dy, 0])
+    height = scene.positions[:, 2] - _plane(like)
+    shear = np.outer(height, [dx, dy, 0])
+    return scene.positions + shear
 
 def _half_bond(positions):
     "Half the distance of nearest neighbours, Å"
     if len(positions) < 2: return 1.
     distances, _ = cKDTree(positions).query(positions, k=2)
-    return float(np.median(distances[:, 1])/2)
+    nearest = distances[:, 1]
+    return float(np.median(nearest)/2)
 
 # %% ../../nbs/imaging/04_labels.ipynb #e6f5ba24
-def _cover(points, cell, shape, radius, closing):
-    "Where one particle's atoms at `points` (y, x) lie: bool on the whole periodic grid"
-    cell, shape = np.asarray(cell), np.asarray(shape)
-    px = cell/shape
+def _from_middle(points, cell):
+    "Points (y, x) from the middle of a particle, which may lie across the cell's edges, and that middle, Å"
     turns = np.exp(2j*np.pi*points/cell).sum(0)
-    middle = np.angle(turns)/(2*np.pi)*cell   # of a particle that may lie across the cell's edges
-    points = (points - middle + cell/2) % cell - cell/2
-    margin = radius + 2*closing + 2*px
-    first = np.floor((points.min(0) - margin)/px).astype(int)
-    size = np.ceil((points.max(0) + margin)/px).astype(int) - first + 1
-    at = np.round(points/px).astype(int) - first
+    middle = np.angle(turns)/(2*np.pi)*cell
+    half = cell/2
+    return (points - middle + half) % cell - half, middle
+
+def _empty_box(at, size, period):
+    "bool (y, x), False at the pixels `at` of the box, and at those a period away that lie in it"
     empty = np.ones(size, bool)
     empty[tuple(at.T)] = False
-    for axis in np.flatnonzero(size > shape):   # it meets its own image across the edge
-        for step in (-shape[axis], shape[axis]):
-            other = at[:, axis] + step
-            seen = (other >= 0) & (other < size[axis])
-            image_of = at.copy()
-            image_of[:, axis] = other
-            empty[tuple(image_of[seen].T)] = False
-    grown = distance_transform_edt(empty, sampling=px) <= radius + closing
-    near = distance_transform_edt(grown, sampling=px) > closing
-    origin = np.round(middle/px).astype(int) + first
-    spare = np.maximum(size - shape, 0)//2   # margins beyond the cell would come back on its other side
+    for axis in np.flatnonzero(size > period):   # the particle meets its own image across the edge
+        for step in (-period[axis], period[axis]):
+            there = at.copy()
+            there[:, axis] += step
+            inside = (there[:, axis] >= 0) & (there[:, axis] < size[axis])
+            empty[tuple(there[inside].T)] = False
+    return empty
+
+def _closed(empty, px, radius, closing):
+    "Discs of this radius around the atoms, grown by the closing and shrunk by it"
+    to_atom = distance_transform_edt(empty, sampling=px)
+    grown = to_atom <= radius + closing
+    to_edge = distance_transform_edt(grown, sampling=px)
+    return to_edge > closing
+
+def _laid(box, origin, shape):
+    "A box whose first pixel is `origin`, on the whole periodic grid"
+    spare = np.maximum(box.shape - shape, 0)//2   # margins beyond the cell would come back on its other side
+    kept = np.minimum(box.shape, shape)
+    rows, columns = (np.arange(first, first + n) for first, n in zip(spare, kept))
+    y = (origin[0] + rows) % shape[0]
+    x = (origin[1] + columns) % shape[1]
     out = np.zeros(shape, bool)
-    j, i = (np.arange(s, s + min(n, m)) for s, n, m in zip(spare, size, shape))
-    out[((origin[0] + j) % shape[0])[:, None], (origin[1] + i) % shape[1]] = near[j[:, None], i]
+    out[np.ix_(y, x)] = box[np.ix_(rows, columns)]
     return out
+
+def _cover(points, cell, shape, radius, closing):
+    "Where one particle's atoms at `points` (y, x) lie: bool on the whole periodic grid"
+    cell = np.asarray(cell)
+    shape = np.asarray(shape)
+    px = cell/shape
+    points, middle = _from_middle(points, cell)
+    margin = radius + 2*closing + 2*px
+    first = np.floor((points.min(0) - margin)/px).astype(int)
+    last = np.ceil((points.max(0) + margin)/px).astype(int)
+    at = np.round(points/px).astype(int) - first
+    empty = _empty_box(at, last - first + 1, shape)
+    box = _closed(empty, px, radius, closing)
+    origin = np.round(middle/px).astype(int) + first
+    return _laid(box, origin, shape)
 
 # %% ../../nbs/imaging/04_labels.ipynb #703975d1
 def projection(
@@ -124,14 +179,17 @@ def projection(
     "Where atoms of particles lie, seen along the beam; pixels count of which more than half is covered"
     if radius is not None: check_range(0, 10, radius=radius)
     check_range(0, 10, closing=closing)
+    ids = _labels_of(scene, 'particle_id')
+    _same_cell(scene, like)
     (ny, nx), own = grid_of(like)
+    cell = (ny*own, nx*own)
     shape, px = image_grid(like, min(FINE, own))
     seen = _along_beam(scene, like)[:, 1::-1]
     cover = np.zeros(shape, bool)
-    ids = scene.arrays['particle_id']
     for n in np.unique(ids[ids >= 0]):
-        r = _half_bond(scene.positions[ids == n]) if radius is None else radius
-        cover |= _cover(seen[ids == n], (ny*own, nx*own), shape, r, closing)
+        its = ids == n
+        r = _half_bond(scene.positions[its]) if radius is None else radius
+        cover |= _cover(seen[its], cell, shape, r, closing)
     label = xr.DataArray(cover.astype(float), dims=('y', 'x'), coords=coords(shape, px), name='mask')
     return sample_pixels(label, own if pixel is None else pixel) > .5
 
@@ -142,8 +200,9 @@ def phase_map(
 )->xr.DataArray: # Radians, 0 to π, (y, x)
     "How far the particle turns the phase: mean over phonons of its magnitude, smoothed"
     check_range(0, 100, sigma=sigma)
+    _, px = grid_of(wave)
     mean = _phases(wave).mean(0, dtype='f8')
-    if sigma: mean = gaussian_filter(mean, sigma/grid_of(wave)[1], mode='wrap')
+    if sigma: mean = gaussian_filter(mean, sigma/px, mode='wrap')
     return _map(mean.astype('f4'), wave, 'phase', units='rad')
 
 def smoothed_phase_mask(
@@ -159,6 +218,12 @@ def smoothed_phase_mask(
     return (phase > threshold).rename('mask').assign_attrs(threshold=float(threshold), sigma=float(sigma))
 
 # %% ../../nbs/imaging/04_labels.ipynb #335a4ab7
+def _pixels_of(points, shape, px):
+    "(rows, columns) of the pixels of a periodic grid on which points (x, y, z) lie"
+    ny, nx = shape
+    at = np.round(points/px).astype(int)
+    return at[:, 1] % ny, at[:, 0] % nx
+
 def closed_projection(
     scene,                  # Atoms with `particle_id`
     like:xr.DataArray,      # Anything on the grid wanted; the particle's wave, if the specimen is tilted
@@ -167,17 +232,16 @@ def closed_projection(
 )->xr.DataArray: # bool (y, x)
     "The projection with all gaps of up to 4 Å closed"
     shape, px = grid_of(like) if pixel is None else image_grid(like, pixel)
-    of_particle = scene.arrays['particle_id'] >= 0
+    of_particle = _labels_of(scene, 'particle_id') >= 0
+    _same_cell(scene, like)
     points = _along_beam(scene, like)[of_particle]
     if radius is None: radius = _half_bond(scene.positions[of_particle])
     check_range(0, 10, radius=radius)
-    away = np.ones([3*n for n in shape], bool)  # 3 × 3 cells, since the distance does not know of the periodic boundary
-    j, i = (np.round(points[:, k]/px).astype(int) % n for k, n in zip((1, 0), shape))
+    cell_of_atoms = np.ones(shape, bool)
+    cell_of_atoms[_pixels_of(points, shape, px)] = False
+    away = np.tile(cell_of_atoms, (3, 3))   # as the distance does not know of the periodic boundary
+    near = _closed(away, px, radius, 2)
     ny, nx = shape
-    for a in range(3):
-        for b in range(3): away[j + a*ny, i + b*nx] = False
-    wide = distance_transform_edt(away, sampling=px) <= radius + 2
-    near = distance_transform_edt(wide, sampling=px) > 2
     middle = near[ny:2*ny, nx:2*nx]
     return xr.DataArray(middle, dims=('y', 'x'), coords=coords(shape, px), name='mask', attrs={'radius': float(radius)})
 
@@ -192,12 +256,14 @@ def mask_settings(
     old:bool=False, # Whether they are of a stack whose settings have no `sampling`
 )->dict: # With every value, also those that were not given
     "What a mask is made by, in full; unknown names are refused"
-    if not isinstance(given, dict): raise ValueError(f"mask={given!r}: expected a dictionary, for instance {{'kind': 'projection'}}")
+    if not isinstance(given, dict):
+        raise ValueError(f"mask={given!r}: expected a dictionary, for instance {{'kind': 'projection'}}")
     kind = given.get('kind', 'phase')
     check_in(MASKS, **{'mask kind': kind})
     if old: kind = _BEFORE.get(kind, kind)
     parameters = inspect.signature(MASKS[kind]).parameters
-    known = {k: p.default for k, p in parameters.items() if p.default is not p.empty and k != 'pixel'}
+    defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+    known = {k: value for k, value in defaults.items() if k != 'pixel'}
     for k in given: check_in(('kind', *known), mask=k)
     if 'threshold' in given: check_phase(given['threshold'])
     return {**known, **given, 'kind': kind}
@@ -218,6 +284,14 @@ def particle_mask(
     return make(scene, wave, pixel=pixel, **settings)
 
 # %% ../../nbs/imaging/04_labels.ipynb #3ca7a8a0
+def _inside(mask):
+    "A mask's values as bool; soft labels are refused, as no one cut is right for all"
+    if mask.ndim != 2: raise ValueError(f'dims {mask.dims}: expected (y, x)')
+    inside = mask.values.astype(bool)
+    if (mask.values != inside).any():
+        raise ValueError('values other than 0 and 1 in the mask: expected a cut, as in `label > .5`')
+    return inside
+
 def label_map(
     scene,              # Atoms with the array `by`
     mask:xr.DataArray,  # (y, x), where there is anything; with the attributes of the wave, if the specimen is tilted
@@ -228,30 +302,39 @@ def label_map(
     check_in(('particle_id', 'grain_id'), by=by)
     check_range(0, 100, sigma=sigma)
     shape, px = grid_of(mask)
-    ids = scene.arrays[by]
+    inside = _inside(mask)
+    ids = _labels_of(scene, by)
+    _same_cell(scene, mask)
     seen = _along_beam(scene, mask)
-    j, i = (np.round(seen[:, k]/px).astype(int) % n for k, n in zip((1, 0), shape))
+    width = max(sigma, 1e-9)/px
     most = np.zeros(shape)
     out = np.full(shape, -1, 'i2')
     for n in np.unique(ids[ids >= 0]):
         atoms = np.zeros(shape)
-        np.add.at(atoms, (j[ids == n], i[ids == n]), 1)
-        atoms = gaussian_filter(atoms, max(sigma, 1e-9)/px, mode='wrap', truncate=6)
-        out = np.where(atoms > most, n, out)
-        most = np.maximum(atoms, most)
-    return mask.copy(data=np.where(mask, out, -1).astype('i2')).rename(by)
+        np.add.at(atoms, _pixels_of(seen[ids == n], shape, px), 1)
+        density = gaussian_filter(atoms, width, mode='wrap', truncate=6)
+        out = np.where(density > most, n, out)
+        most = np.maximum(density, most)
+    labels = np.where(inside, out, -1)
+    return mask.copy(data=labels.astype('i2')).rename(by)
 
 # %% ../../nbs/imaging/04_labels.ipynb #dfd8d12a
+def _depth(inside, px, far):
+    "Distance, Å, of each pixel inside from the nearest outside; `far` where there is no outside"
+    if inside.all(): return np.full(inside.shape, far)
+    return distance_transform_edt(inside, sampling=px)
+
 def edge_distance(
     mask:xr.DataArray, # bool (y, x), of a periodic cell
 )->xr.DataArray: # Å, positive inside, (y, x)
     "Distance to the mask's outline; a boundary or a soft label is one comparison away"
     (ny, nx), px = grid_of(mask)
-    far = np.hypot(ny, nx)*px   # where there is no edge
-    wide = np.pad(mask.values.astype(bool), ((ny//2, ny//2), (nx//2, nx//2)), mode='wrap')
-    def inner(a):
-        if a.all(): return np.full(a.shape, far)
-        return distance_transform_edt(a, sampling=px)
-    distance = np.where(wide, inner(wide) - px/2, px/2 - inner(~wide))
-    whole = distance[ny//2:ny//2 + ny, nx//2:nx//2 + nx]
-    return mask.copy(data=whole.astype('f4')).rename('edge_distance').assign_attrs(units='Å')
+    far = np.hypot(ny, nx)*px
+    margin = [(n//2, n//2) for n in (ny, nx)]
+    wide = np.pad(_inside(mask), margin, mode='wrap')
+    inwards = _depth(wide, px, far) - px/2
+    outwards = px/2 - _depth(~wide, px, far)
+    distance = np.where(wide, inwards, outwards)
+    cell = distance[ny//2:ny//2 + ny, nx//2:nx//2 + nx]
+    named = mask.copy(data=cell.astype('f4')).rename('edge_distance')
+    return named.assign_attrs(units='Å')
