@@ -16,9 +16,10 @@ def check_range(
 ):
     "Raise `ValueError` for the first value that is not a number within [lo, hi]"
     for name, value in values.items():
-        is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if not is_number or not lo <= value <= hi:
-            raise ValueError(f'{name}={value!r}: expected a number from {lo:g} to {hi:g}')
+        is_number = isinstance(value, (int, float, np.number))
+        is_flag = isinstance(value, bool)
+        if is_number and not is_flag and lo <= value <= hi: continue
+        raise ValueError(f'{name}={value!r}: expected a number from {lo:g} to {hi:g}')
 
 # %% ../../nbs/core/00_checks.ipynb #c615f82b
 def check_in(
@@ -28,6 +29,6 @@ def check_in(
     "Raise `ValueError` for the first value that is not among `allowed`"
     allowed = list(allowed)
     for name, value in values.items():
-        if value not in allowed:
-            choices = ', '.join(map(repr, allowed))
-            raise ValueError(f'{name}={value!r}: expected one of {choices}')
+        if value in allowed: continue
+        choices = ', '.join(map(repr, allowed))
+        raise ValueError(f'{name}={value!r}: expected one of {choices}')

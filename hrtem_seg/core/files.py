@@ -14,7 +14,9 @@ from filelock import FileLock, Timeout
 # %% ../../nbs/core/03_files.ipynb #c4f5e0ce
 def _beside(path):
     "A name in the same folder that nobody else uses"
-    return path.with_name(f'.{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}')
+    mark = uuid.uuid4().hex[:8]
+    name = f'.{path.stem}.{mark}.tmp{path.suffix}'
+    return path.with_name(name)
 
 @contextmanager
 def replace_file(

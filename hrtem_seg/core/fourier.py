@@ -15,8 +15,8 @@ def freqs(
     pixel:float,  # Å
 )->tuple: # (q_y of shape (ny, 1), q_x of shape (1, nx)), 1/Å, zero frequency first
     "Spatial frequencies of a real-space grid with dims (y, x)"
-    ny, nx = shape
-    return np.fft.fftfreq(ny, pixel)[:, None], np.fft.fftfreq(nx, pixel)[None, :]
+    qy, qx = (np.fft.fftfreq(n, pixel) for n in shape)
+    return qy[:, None], qx[None, :]
 
 # %% ../../nbs/core/02_fourier.ipynb #0a4d4efe
 HAS_DUCC = importlib.util.find_spec('ducc0') is not None
@@ -51,6 +51,7 @@ def ifft2(
 # %% ../../nbs/core/02_fourier.ipynb #02390e2b
 def _one_thread_in_a_fork():
     "Keep a forked child from waiting for threads that it does not have"
-    if 'torch' in sys.modules: sys.modules['torch'].set_num_threads(1)
+    torch = sys.modules.get('torch')
+    if torch: torch.set_num_threads(1)
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_one_thread_in_a_fork)

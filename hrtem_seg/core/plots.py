@@ -34,7 +34,8 @@ def _pixel(image, pixel):
     "Å; None where it is not known"
     if pixel is not None: return pixel
     x = getattr(image, 'x', None)
-    return float(x[1] - x[0]) if x is not None and len(x) > 1 else None
+    if x is None or len(x) < 2: return None
+    return float(x[1] - x[0])
 
 def _extent(image, pixel):
     "(left, right, bottom, top) in nm of an image whose first pixel lies at zero, or in pixels"
@@ -50,7 +51,7 @@ def _draw(image, ax, pixel, scale, title, **how):
     "What all kinds of picture have in common"
     check_in(SCALES, scale=scale)
     if np.ndim(image) != 2: raise ValueError(f'image of shape {np.shape(image)}: expected two dimensions (y, x)')
-    if ax is None: ax = plt.subplots(figsize=(4, 4), layout='constrained')[1]
+    if ax is None: _, ax = plt.subplots(figsize=(4, 4), layout='constrained')
     pixel = _pixel(image, pixel)
     ax.imshow(np.asanyarray(image), extent=_extent(image, pixel), **how)
     if scale == 'axes': _label_axes(ax, pixel)
@@ -79,7 +80,9 @@ def round_length(
 )->float: # 1, 2 or 5 times a power of ten
     "The longest round length that is no longer than `longest`"
     power = 10.**np.floor(np.log10(longest))
-    return float(max(step*power for step in (1, 2, 5) if step*power <= longest*(1 + 1e-9)))
+    lengths = np.array([1, 2, 5])*power
+    fitting = lengths[lengths <= longest*(1 + 1e-9)]
+    return float(fitting.max())
 
 def scale_bar(
     ax:plt.Axes,           # Of a picture in nm
@@ -93,11 +96,13 @@ def scale_bar(
     length = length or round_length(width/3)
     text = f'{length:g} nm' if length >= .1 else f'{10*length:g} Å'
     margin = .03*width
+    start = left + margin
+    middle = start + length/2
     ground = Rectangle((left, bottom - .17*height), length + 2*margin, .17*height, color='w', alpha=.75, lw=0)
-    bar = Rectangle((left + margin, bottom - .055*height), length, .025*height, color='k', lw=0)
+    bar = Rectangle((start, bottom - .055*height), length, .025*height, color='k', lw=0)
     ax.add_patch(ground)
     ax.add_patch(bar)
-    ax.text(left + margin + length/2, bottom - .065*height, text, ha='center', va='bottom', fontsize=8)
+    ax.text(middle, bottom - .065*height, text, ha='center', va='bottom', fontsize=8)
 
 # %% ../../nbs/core/06_plots.ipynb #117e602f
 def show_mask(
@@ -168,13 +173,17 @@ def show_images(
     size:float=2.3,      # inches of a panel
 )->np.ndarray: # Axes, one for each image
     "Panels with their titles"
-    rows = -(-len(images)//columns)
-    columns = min(columns, len(images))
+    n = len(images)
+    rows = -(-n//columns)
+    columns = min(columns, n)
     figsize = (size*columns, (size + .3)*rows)
-    axes = plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout='constrained')[1].ravel()
-    everything = np.concatenate([np.ravel(a) for a in images.values()])
-    limits = percentile_limits(everything) if shared else None
+    _, axes = plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout='constrained')
+    axes = axes.ravel()
+    limits = None
+    if shared:
+        everything = np.concatenate([np.ravel(image) for image in images.values()])
+        limits = percentile_limits(everything)
     for ax, (title, image) in zip(axes, images.items()):
         show_image(image, ax, pixel=pixel, scale=scale, title=str(title), limits=limits)
-    for ax in axes[len(images):]: ax.set_axis_off()
-    return axes[:len(images)]
+    for ax in axes[n:]: ax.set_axis_off()
+    return axes[:n]

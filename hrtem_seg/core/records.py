@@ -54,7 +54,8 @@ def rng_for(
     is_whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
     if not is_whole or seed < 0:
         raise ValueError(f'seed={seed!r}: expected a whole number of zero or above')
-    words = [int(content_hash(k, 8), 16) for k in key]
+    digits = [content_hash(k, 8) for k in key]
+    words = [int(d, 16) for d in digits]
     return np.random.default_rng([int(seed), *words])
 
 # %% ../../nbs/core/04_records.ipynb #dc800966

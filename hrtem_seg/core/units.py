@@ -16,7 +16,10 @@ def coords(
     pixel:float,  # Å
 )->dict: # for xarray: {'y': ..., 'x': ...}, with units
     "The coordinates (Å) of a grid with dims (y, x)"
-    return {d: (d, np.arange(n)*pixel, {'units': 'Å'}) for d, n in zip('yx', shape)}
+    places = {}
+    for dim, n in zip('yx', shape):
+        places[dim] = (dim, np.arange(n)*pixel, {'units': 'Å'})
+    return places
 
 # %% ../../nbs/core/01_units.ipynb #4f6a53e1
 REST_ENERGY = 510998.95  # m c² of the electron, eV (CODATA 2018)
@@ -28,7 +31,8 @@ def wavelength(
 )->float: # Relativistic wavelength, Å
     "Electron wavelength (Kirkland eq. 2.5)"
     check_range(1e3, 1e7, energy=energy)
-    return HC / math.sqrt(energy * (2*REST_ENERGY + energy))
+    square = energy*(2*REST_ENERGY + energy)   # of the momentum times c, eV²
+    return HC/math.sqrt(square)
 
 # %% ../../nbs/core/01_units.ipynb #1f83c1ff
 def interaction(
@@ -36,4 +40,6 @@ def interaction(
 )->float: # σ, rad/(V Å)
     "Phase that a volt-ångström of projected potential gives the electron (Kirkland eq. 5.6)"
     lam = wavelength(energy)
-    return 2*math.pi / (lam*energy) * (REST_ENERGY + energy) / (2*REST_ENERGY + energy)
+    total = REST_ENERGY + energy
+    per_volt = 2*math.pi/(lam*energy)
+    return per_volt*total/(2*REST_ENERGY + energy)

@@ -133,7 +133,8 @@ class Watch:
 
     def workers(self)->list:
         "What the scheduler knows of each worker"
-        return list(self.client.scheduler_info(n_workers=-1)['workers'].values())
+        known = self.client.scheduler_info(n_workers=-1)
+        return list(known['workers'].values())
 
     def __call__(self):
         now = time.monotonic()
@@ -145,7 +146,8 @@ class Watch:
 
 def _stands_still(worker):
     "Paused, with nothing running that could give memory back"
-    running = worker['metrics'].get('task_counts', {}).get('executing', 0)
+    counts = worker['metrics'].get('task_counts', {})
+    running = counts.get('executing', 0)
     return worker['status'] == 'paused' and not running
 
 def _too_little(workers):
@@ -222,7 +224,12 @@ class TimeLeft:
         self.clock = clock
         self.start = clock()
         self.made = 0.
-        self.end = self.start + sum(self.todo.values())/workers if known else None
+        self.end = None
+        if known: self.end = self.start + self.left/workers
+
+    @property
+    def left(self): # core seconds, as estimated
+        return sum(self.todo.values())
 
     def done(self, *jobs):
         "Say that these have finished"
@@ -230,13 +237,17 @@ class TimeLeft:
         if not new: return   # between two jobs the estimate stands
         for job in new: self.made += self.todo.pop(job)
         now = self.clock()
-        if self.made > 0: self.end = now + sum(self.todo.values())*(now - self.start)/self.made
+        if not self.made: return
+        took = now - self.start
+        self.end = now + self.left*took/self.made
 
     def __call__(self)->float|None: # s; None where nothing is known yet
         if self.end is None: return None
         return max(0., self.end - self.clock())
 
-    def __str__(self): return '?' if self() is None else tqdm.format_interval(self())
+    def __str__(self):
+        seconds = self()
+        return '?' if seconds is None else tqdm.format_interval(seconds)
 
 # %% ../../nbs/core/05_work.ipynb #abc401a5
 def progress(

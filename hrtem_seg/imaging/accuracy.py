@@ -16,7 +16,8 @@ from .images import image
 # %% ../../nbs/imaging/02_accuracy.ipynb #ddf792a2
 def _images(waves, defocus=-100., q_max=1.):
     "What an ideal lens makes of the mean over configurations, on a grid that just holds it"
-    return image(waves, defocus=defocus, aperture=q_max).values.astype(float)
+    mean = image(waves, defocus=defocus, aperture=q_max)
+    return mean.values.astype(float)
 
 # %% ../../nbs/imaging/02_accuracy.ipynb #df9dcbc8
 def image_error(
@@ -28,13 +29,15 @@ def image_error(
     q_max:float=1.,       # 1/Å, the lens's aperture
 )->dict: # shot: rms difference in units of the electrons' noise; contrast: of the image's standard deviation
     "Error of the mean image, next to its shot noise and its contrast"
-    i = _images(waves, defocus, q_max)
-    j = _images(reference, defocus, q_max)
-    return _in_units(np.mean((i - j)**2), j, dose, pixel)
+    made = _images(waves, defocus, q_max)
+    true = _images(reference, defocus, q_max)
+    variance = np.mean((made - true)**2)
+    return _in_units(variance, true, dose, pixel)
 
 def _in_units(variance, image, dose, pixel):
     rms = float(np.sqrt(max(0, variance)))
-    noise = np.sqrt(image.mean()/(dose*pixel**2))
+    electrons = dose*pixel**2   # in a pixel
+    noise = np.sqrt(image.mean()/electrons)
     return dict(shot=rms/noise, contrast=rms/image.std())
 
 # %% ../../nbs/imaging/02_accuracy.ipynb #af82834d
@@ -45,19 +48,21 @@ def phonon_errors(
     dose:float=400.,      # e/Å²
     camera:float=.2,      # Å, its pixel
     **kwargs,             # Settings of `exit_wave`
-)->pd.DataFrame: # rows: static, smeared (bias of one run), random, pair (error of one; n have 1/√n of it); columns as of `image_error`
+)->pd.DataFrame: # rows: static, smeared (bias of one run), random, pair (error of one; n: 1/√n of it); as `image_error`
     "Error of the image through few configurations, in units of shot noise and of contrast"
     waves = exit_wave(scene, phonons=2*pairs, rms=rms, **kwargs).full
     images = _images(waves.rename(phonon='configuration'))
     images = images.reshape(pairs, 2, *images.shape[1:])
     mean = images.mean((0, 1))
-    scatter = images.mean(1).var(0, ddof=1).mean()
+    of_one = images[:, 0].var(0, ddof=1).mean()
+    of_pair = images.mean(1).var(0, ddof=1).mean()
     def bias(r):
-        one = _images(exit_wave(scene, rms=r, **kwargs).full)
-        return np.mean((one - mean)**2) - scatter/pairs
-    single = images[:, 0].var(0, ddof=1).mean()
-    variances = dict(static=bias(None), smeared=bias(rms), random=single, pair=scatter)
-    return pd.DataFrame({k: _in_units(v, mean, dose, camera) for k, v in variances.items()}).T
+        wave = exit_wave(scene, rms=r, **kwargs).full
+        away = np.mean((_images(wave) - mean)**2)
+        return away - of_pair/pairs   # the mean has an error of its own
+    variances = dict(static=bias(None), smeared=bias(rms), random=of_one, pair=of_pair)
+    rows = {name: _in_units(variance, mean, dose, camera) for name, variance in variances.items()}
+    return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../../nbs/imaging/02_accuracy.ipynb #d8bdf444
 @dataclass(frozen=True)
@@ -68,7 +73,16 @@ class _Grid:
     substrate_thickness:float|None=None  # Å
 
     @property
-    def cost(self): return 1/(self.pixel**2*self.slice_thickness)
+    def cost(self):
+        volume = self.pixel**2*self.slice_thickness
+        return 1/volume
+
+@dataclass(frozen=True)
+class _Error:
+    "Of a grid"
+    wave:float      # As a share of the scattered wave
+    shot:float      # Of the image, in units of shot noise
+    contrast:float  # Of the image, as a share of its contrast
 
 class _Trial:
     "Waves of one scene on several grids against the finest, each made once"
@@ -83,18 +97,22 @@ class _Trial:
 
     def wave(self, grid, smeared=False):
         "Of atoms at rest or of the Debye–Waller potential"
-        if (grid, smeared) not in self.waves:
-            settings = dict(self.settings, **vars(grid), rms=self.rms if smeared else None)
-            self.waves[grid, smeared] = exit_wave(self.scene, **settings).full
-        return self.waves[grid, smeared]
+        key = grid, smeared
+        if key not in self.waves:
+            rms = self.rms if smeared else None
+            both = exit_wave(self.scene, rms=rms, **vars(grid), **self.settings)
+            self.waves[key] = both.full
+        return self.waves[key]
 
     def error(self, grid, smeared=False):
-        "wave_error; shot and contrast of the image"
-        if (grid, smeared) not in self.errors:
+        "Of the wave and of its image"
+        key = grid, smeared
+        if key not in self.errors:
             wave = self.wave(grid, smeared)
             true = self.wave(self.finest, smeared)
-            self.errors[grid, smeared] = dict(wave_error=wave_error(wave, true), **image_error(wave, true, self.dose))
-        return self.errors[grid, smeared]
+            of_image = image_error(wave, true, self.dose)
+            self.errors[key] = _Error(wave_error(wave, true), **of_image)
+        return self.errors[key]
 
     def thickest(self, error):
         "Slices (Å) of bare substrate as thick as an error of the scattered wave allows; None for those of the rest"
@@ -107,10 +125,12 @@ class _Trial:
     def cheapest(self, error):
         "The cheapest grid that meets an error"
         bare = self.thickest(error/3)
-        grids = [_Grid(p, t, bare) for p in (.25, .2, .16, .128, .1, .08, .064) for t in (4., 2., 1.)]
-        for grid in sorted(grids, key=lambda g: g.cost):
-            if self.error(grid)['wave_error'] <= error: return grid
-        best = min(e['wave_error'] for e in self.errors.values())
+        pixels = (.25, .2, .16, .128, .1, .08, .064)
+        grids = [_Grid(p, t, bare) for p in pixels for t in (4., 2., 1.)]
+        grids.sort(key=lambda grid: grid.cost)
+        for grid in grids:
+            if self.error(grid).wave <= error: return grid
+        best = min(e.wave for e in self.errors.values())
         raise ValueError(f'error={error!r}: the finest settings tried reach {best:.3f}')
 
 # %% ../../nbs/imaging/02_accuracy.ipynb #fcffa1f6
@@ -122,20 +142,30 @@ def choose_accuracy(
     dose:float=400.,       # e/Å², for the image's error in units of shot noise
     finest:tuple=(.05, 1.),# Pixel and slice (Å) of the reference
     **kwargs,              # Further settings of `exit_wave`
-)->tuple: # (settings for `exit_wave`, DataFrame: for four choices the error of the wave, of the image by grid and by configurations in units of shot noise, and of its contrast)
-    "Pixel, slice and number of frozen-phonon configurations (in pairs) that meet an error, measured on this scene"
+)->tuple: # (settings for `exit_wave`, DataFrame of what four choices cost in accuracy)
+    """Pixel, slice and number of frozen-phonon configurations (in pairs) that meet an error, measured on this scene
+
+    The table has for each choice the error of the wave (a share), that of the image by its grid and by its few
+    configurations (in units of shot noise), and all of the image's error as a share of its contrast."""
     check_range(1e-3, 1, error=error, phonon_error=phonon_error)
     trial = _Trial(scene, finest, rms, dose, kwargs)
     found = trial.cheapest(error)
     phonon = phonon_errors(scene, rms, dose=dose, pixel=.25, slice_thickness=2., **kwargs)
-    pairs = math.ceil((phonon.contrast['pair']/phonon_error)**2)
+    times_too_large = phonon.contrast['pair']/phonon_error
+    pairs = math.ceil(times_too_large**2)
     def row(grid, kind, n):
-        g = trial.error(grid, kind == 'smeared')
-        p = phonon.loc[kind]/n**.5
+        of_grid = trial.error(grid, kind == 'smeared')
+        of_phonons = phonon.loc[kind]/n**.5
         count = {'random': n, 'pair': 2*n}.get(kind, kind)
-        return dict(**vars(grid), phonons=count, wave_error=g['wave_error'], grid_shot=g['shot'], phonon_shot=p.shot,
-                    shot=math.hypot(g['shot'], p.shot), contrast=math.hypot(g['contrast'], p.contrast))
+        return dict(**vars(grid), phonons=count, wave_error=of_grid.wave,
+                    grid_shot=of_grid.shot, phonon_shot=of_phonons.shot,
+                    shot=math.hypot(of_grid.shot, of_phonons.shot),
+                    contrast=math.hypot(of_grid.contrast, of_phonons.contrast))
     default = _Grid(.2, 2.)
-    rows = {'default': row(default, 'static', 1), 'default, smeared': row(default, 'smeared', 1),
-            "the papers'": row(_Grid(.1, 2.), 'random', 8), 'chosen': row(found, 'pair', pairs)}
-    return dict(**vars(found), phonons=2*pairs, rms=rms), pd.DataFrame.from_dict(rows, orient='index')
+    papers = _Grid(.1, 2.)
+    rows = {'default': row(default, 'static', 1),
+            'default, smeared': row(default, 'smeared', 1),
+            "the papers'": row(papers, 'random', 8),
+            'chosen': row(found, 'pair', pairs)}
+    settings = dict(**vars(found), phonons=2*pairs, rms=rms)
+    return settings, pd.DataFrame.from_dict(rows, orient='index')

@@ -323,7 +323,8 @@ def _conventional(cell, found):
 
 def _upright(atoms):
     "The same crystal with a along x, b in the x–y plane, and right-handed axes"
-    cell, fractions = atoms.cell.array, atoms.get_scaled_positions()
+    cell = atoms.cell.array
+    fractions = atoms.get_scaled_positions()
     if np.linalg.det(cell) < 0:   # all axes and all coordinates the other way round: the same crystal
         cell = -cell
         fractions = -fractions % 1.

@@ -41,12 +41,14 @@ class _Field:
     @classmethod
     def of(cls, radii, cell, separation, placement):
         r = np.asarray(radii, float)
-        return cls(np.asarray(cell, float), r, r[:, None] + r[None] + separation, placement == 'anywhere')
+        apart = r[:, None] + r[None] + separation
+        return cls(np.asarray(cell, float), r, apart, placement == 'anywhere')
 
     @property
     def margin(self):
         "Least distance of each centre from the frame, (n, 1) Å"
-        return (0*self.radii if self.crosses else self.radii)[:, None]
+        margin = 0*self.radii if self.crosses else self.radii
+        return margin[:, None]
 
     def within(self, at):
         "The same centres, brought back to where they may lie"
@@ -179,10 +181,12 @@ def _draw_particles(rng, n, cell, separation, particle, placement='pushed', over
         for p, host in zip(placed[n_free:], hosts):
             p['over'] = host
         return placed, redrawn
-    fits = int(.6*cell[0]*cell[1]/(math.pi*(np.mean(radii) + separation/2)**2))
-    raise ValueError(f'{n} particles of radius {min(radii):.1f} to {max(radii):.1f} Å, {separation:g} Å apart, found no place '
-                     f'in {cell[0]:g} × {cell[1]:g} Å; about {fits} would fit: ask for fewer, smaller or closer particles, '
-                     'or a larger cell')
+    lx, ly = cell
+    each = math.pi*(np.mean(radii) + separation/2)**2
+    fits = int(.6*lx*ly/each)
+    raise ValueError(f'{n} particles of radius {min(radii):.1f} to {max(radii):.1f} Å, {separation:g} Å apart, '
+                     f'found no place in {lx:g} × {ly:g} Å; about {fits} would fit: '
+                     'ask for fewer, smaller or closer particles, or a larger cell')
 
 # %% ../../nbs/structures/04_scenes.ipynb #e819d8bf
 MOST_STRAIN = .05   # a support strained more than this is another crystal
@@ -315,14 +319,14 @@ def draw_scene(
     substrate='quenched_carbon', # Kind in `SUBSTRATES`, or {'kind': ..., parameters}
     thickness=20.,       # Of the substrate, Å
     cell=(100., 100.),   # (lx, ly) Å, periodic
-    depth=None,          # Share of a particle's height in the substrate, or 'rest': on it; None: 0.1, but 'rest' on a crystal
+    depth=None,          # Share of a particle's height in the substrate, or 'rest' on it; None: 0.1, 'rest' on a crystal
     face='entrance',     # Side that the particles are on: 'entrance' (the beam meets them first) or 'exit'
-    placement='anywhere', # Also across the frame; 'inside': whole particles only; 'pushed': as before there was a choice
+    placement='anywhere', # Also across the frame; 'inside': whole particles only; 'pushed': as it once was
     separation=10.,      # Least distance between particles, Å; less than `gap` means touching
     overlap=0.,          # Share of the particles that lie over another one, seen along the beam
     vacuum=10.,          # Empty space at either end of the cell, Å
     gap=2.2,             # Least distance of a particle's atoms from other particles' and the substrate's, Å
-    adsorbate=None,      # Carbon on the particles: {'thickness': Å, 'density': g/cm³, 'min_distance': Å from the film}
+    adsorbate=None,      # Carbon on the particles: {'thickness': Å, 'density': g/cm³, 'min_distance': Å to the film}
     max_strain=.01,      # Of a crystalline support turned to fit; more is warned of. None: any angle, any strain
     **particle,          # As in `draw_particle`: material, shape, radius, n_defects, orientation, …
 )->dict: # Plain record for `build_scene`: 'asked' and 'drawn'
@@ -540,7 +544,8 @@ def _in_the_way(film, body, drawn):
     d, which = _near(film, body.centre, bound(shape) + drawn.gap, lx, ly)
     to_the_crystal = np.array(rotation_matrix(body.record['orientation'])).T
     outside = signed_distance(shape, rotate(d, to_the_crystal)) > 0
-    return which[~(outside & _clear(film[which], body.atoms.positions, drawn.gap, lx, ly))]
+    clear = _clear(film[which], body.atoms.positions, drawn.gap, lx, ly)
+    return which[~(outside & clear)]
 
 def _adsorbed(drawn, bodies, film):
     "Carbon within a layer over the particles, on their free side"
@@ -621,14 +626,19 @@ def _folded(pos, cell):
 def _label(scene, bodies, film, ads):
     "Say of each atom to which particle and grain it belongs, and its role"
     made = [body.atoms for body in bodies]
-    grains = [int(atoms.arrays['grain_id'].max()) + 1 for atoms in made]
-    first = np.cumsum([0, *grains])   # grain numbers run on through the scene
+    particle_id = []
+    grain_id = []
+    role = []
+    grains = 0
+    for number, atoms in enumerate(body.atoms for body in bodies):
+        own = atoms.arrays['grain_id']
+        particle_id.append(np.full(len(atoms), number))
+        grain_id.append(own + grains)   # grain numbers run on through the scene
+        role.append(atoms.arrays['role'])
+        grains += int(own.max()) + 1
     none = np.full(len(film.numbers) + len(ads), -1)
-    particle_id = np.repeat(np.arange(len(made)), [len(atoms) for atoms in made])
-    grain_id = [atoms.arrays['grain_id'] + g for atoms, g in zip(made, first)]
-    role = [atoms.arrays['role'] for atoms in made]
     others = np.repeat([1, 2], [len(film.numbers), len(ads)])
-    scene.arrays.update(particle_id=np.concatenate([particle_id, none]).astype(np.int16),
+    scene.arrays.update(particle_id=np.concatenate([*particle_id, none]).astype(np.int16),
                         grain_id=np.concatenate([*grain_id, none]).astype(np.int16),
                         role=np.concatenate([*role, others]).astype(np.int8))
 
@@ -671,8 +681,8 @@ def regenerate(
     was = record.get('result', {}).get('checksum')
     now = scene.info['record']['result']['checksum']
     if was not in (None, now):
-        raise ValueError(f'the scene was built, but its atoms have checksum {now[:16]}… where the record has {was[:16]}…: '
-                         'it was made by another version')
+        raise ValueError(f'the scene was built, but its atoms have checksum {now[:16]}… '
+                         f'where the record has {was[:16]}…: it was made by another version')
     return scene
 
 # %% ../../nbs/structures/04_scenes.ipynb #c78315b7
@@ -727,6 +737,8 @@ def _prismatic(scene, rms):
     "Prismatic's text"
     edges = ' '.join(f'{length:.6f}' for length in scene.cell.lengths())
     lines = ['hrtem_seg: Z, x, y, z, occupancy, rms displacement; beam along z', edges]
-    for number, (x, y, z), u in zip(scene.numbers, scene.positions, rms):
-        lines.append(f'{number} {x:.6f} {y:.6f} {z:.6f} 1 {u:g}')
-    return '\n'.join([*lines, '-1', ''])
+    for number, place, u in zip(scene.numbers, scene.positions, rms):
+        xyz = ' '.join(f'{x:.6f}' for x in place)
+        lines.append(f'{number} {xyz} 1 {u:g}')
+    lines += ['-1', '']
+    return '\n'.join(lines)

@@ -229,16 +229,23 @@ def equivalent_planes(
 )->np.ndarray: # Unit normals (n, 3) in the crystal's frame
     "All planes equivalent to (hkl) by the crystal's symmetry"
     cell = crystal(material, mixed=True)
-    family = _family(cell, hkl, both_sides)
-    normals = np.array(sorted(family)) @ cell.cell.reciprocal().array
-    return normals/np.linalg.norm(normals, axis=1)[:, None]
+    family = sorted(_family(cell, hkl, both_sides))
+    normals = np.array(family) @ cell.cell.reciprocal().array
+    lengths = np.linalg.norm(normals, axis=1)
+    return normals/lengths[:, None]
 
 def _family(cell, hkl, both_sides):
     "Indices of all planes that symmetry makes of one"
     given = np.array(plane_indices(hkl, cell))
-    rotated = {tuple(row) for row in (given @ symmetry(cell).rotations).tolist()}
-    if not both_sides: return rotated
-    return rotated | {tuple(-i for i in row) for row in rotated}
+    rotated = given @ symmetry(cell).rotations
+    family = set(map(tuple, rotated.tolist()))
+    if not both_sides: return family
+    return family | _opposite(family)
+
+def _opposite(family):
+    "The indices of the other sides of planes"
+    sides = -np.array(list(family))
+    return set(map(tuple, sides.tolist()))
 
 # %% ../../nbs/structures/01_shapes.ipynb #c3928485
 def _volume(normals, distances):
@@ -272,7 +279,8 @@ def wulff(
     material = as_record(material)
     cell = crystal(material, mixed=True)
     families = {hkl: _family(cell, hkl, both_sides=False) for hkl in energies}
-    normals, distances = [], []
+    normals = []
+    distances = []
     for hkl, energy in energies.items():
         check_range(1e-9, 1e9, **{f'energies[{hkl!r}]': energy})
         polar = _has_opposite(hkl, families)
@@ -284,7 +292,7 @@ def wulff(
 def _has_opposite(hkl, families):
     "Whether the other side of a plane has an energy of its own; one family given twice is refused"
     mine = families[hkl]
-    other_side = {tuple(-i for i in plane) for plane in mine}
+    other_side = _opposite(mine)
     others = {name: family for name, family in families.items() if name != hkl}
     twice = [name for name, family in others.items() if family & mine]
     if twice:

@@ -10,6 +10,7 @@ __all__ = ['ENGINES', 'configurations', 'particle_atoms', 'check_elements', 'nea
 import json, math, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 import numpy as np, psutil, scipy.fft, torch, xarray as xr
 from ase import Atoms
 from ase.data import chemical_symbols
@@ -19,7 +20,7 @@ from ..core.checks import check_in, check_range
 from ..core.units import coords, interaction, wavelength
 from ..core.fourier import fft2, freqs, ifft2
 from .potentials import PARAMETRIZATIONS, Projector, grid, parameters
-from .slices import REACH, Wave, finite_fields, pass_fields, slice_fields, slice_planes
+from .slices import PlacedAtoms, REACH, Wave, finite_fields, pass_fields, slice_fields, slice_planes
 from .thermal import absorptive_factor, thermal_displacements
 from .prismatic import need_prismatic, prismatic_status, run_prismatic
 from ..core.records import checksum, plain, rng_for, versions
@@ -28,12 +29,15 @@ from ..structures.scenes import displace
 # %% ../../nbs/waves/04_multislice.ipynb #7dc5365d
 def _displacements(rms, numbers):
     "{atomic number: root-mean-square displacement per axis, Å}"
-    symbols = {int(z): chemical_symbols[z] for z in np.unique(numbers)}
+    symbols = {z: chemical_symbols[z] for z in np.unique(numbers).tolist()}
     if isinstance(rms, dict):
         missing = [s for s in symbols.values() if s not in rms]
         if missing: raise ValueError(f'rms={rms!r}: no displacement for {", ".join(missing)}')
-    out = {z: rms[s] if isinstance(rms, dict) else rms for z, s in symbols.items()}
-    for z, u in out.items(): check_range(0, 2, **{f'rms of {symbols[z]}': u})
+        out = {z: rms[s] for z, s in symbols.items()}
+    else: out = dict.fromkeys(symbols, rms)
+    for z, u in out.items():
+        name = f'rms of {symbols[z]}'
+        check_range(0, 2, **{name: u})
     return out
 
 def configurations(
@@ -44,19 +48,24 @@ def configurations(
     pairs:bool=True,   # Antithetic pairs, +u and −u
 )->list: # of (atoms, 3) positions, Å
     "The atoms' positions in each frozen-phonon configuration"
-    if not phonons: return [scene.positions]
+    at_rest = scene.positions
+    if not phonons: return [at_rest]
     if isinstance(rms, str): rms = _resolved(rms, [scene])
-    def u(k): return displace(scene, rms, rng_for(seed, 'phonon', k)).positions - scene.positions
-    if not pairs: return [scene.positions + u(k) for k in range(phonons)]
-    displacements = [u(k) for k in range((phonons + 1)//2)]
-    return [scene.positions + s*d for d in displacements for s in (1, -1)][:phonons]
+    drawn = (phonons + 1)//2 if pairs else phonons
+    out = []
+    for k in range(drawn):
+        rng = rng_for(seed, 'phonon', k)
+        u = displace(scene, rms, rng).positions - at_rest
+        out.append(at_rest + u)
+        if pairs: out.append(at_rest - u)
+    return out[:phonons]
 
 def _resolved(rms, scenes):
     "Displacements from the table where that is asked for: {symbol: Å}; anything else as it is"
     if not isinstance(rms, str): return rms
     check_in(('table',), rms=rms)
     out = {}
-    for s in scenes: out |= thermal_displacements(s)
+    for scene in scenes: out |= thermal_displacements(scene)
     return out
 
 # %% ../../nbs/waves/04_multislice.ipynb #ffd1583b
@@ -64,34 +73,41 @@ def particle_atoms(
     scene, # Atoms
 )->np.ndarray: # bool
     "True for the atoms that belong to particles"
-    if 'particle_id' not in scene.arrays: return np.ones(len(scene), bool)
-    return scene.arrays['particle_id'] >= 0
+    of = scene.arrays.get('particle_id')
+    return np.ones(len(scene), bool) if of is None else of >= 0
 
 def _check_reach(scene, cell):
     "Refuse atoms outside a cell that is not periodic; a hair outside is rounding"
+    lowest = scene.positions.min(0)
+    highest = scene.positions.max(0)
     for i, name in enumerate('xyz'):
-        lo = scene.positions[:, i].min()
-        hi = scene.positions[:, i].max()
         periodic = i < 2 and scene.pbc[i]
-        if periodic or (lo >= -1e-3 and hi <= cell[i] + 1e-3): continue
+        lo = lowest[i]
+        hi = highest[i]
+        edge = cell[i]
+        if periodic or (lo >= -1e-3 and hi <= edge + 1e-3): continue
         below = max(0., -lo)
-        above = max(0., hi - cell[i])
-        enough = cell[i] + below + above
-        raise ValueError(f'atoms reach from {name}={lo:.3f} to {hi:.3f} Å, outside the cell of {cell[i]:g} Å: '
+        above = max(0., hi - edge)
+        enough = edge + below + above
+        raise ValueError(f'atoms reach from {name}={lo:.3f} to {hi:.3f} Å, outside the cell of {edge:g} Å: '
                          f'a cell of {enough:.3f} Å with the atoms moved by {below:.3f} Å would hold them')
 
 def _check_scene(scene, parametrization):
     "The cell's edges; refuse a scene that cannot be simulated"
     if not isinstance(scene, Atoms):
         kind = type(scene).__name__
-        raise TypeError(f'scene={scene!r:.80} is of type {kind}: expected ASE Atoms, as `random_scene` or `ase.io.read` give')
+        raise TypeError(f'scene={scene!r:.80} is of type {kind}: '
+                        'expected ASE Atoms, as `random_scene` or `ase.io.read` give')
     cell = np.array(scene.cell)
     edges = np.diag(cell)
-    if abs(cell - np.diag(edges)).max() > 1e-6 or edges.min() <= 0:
+    oblique = abs(cell - np.diag(edges)).max() > 1e-6
+    if oblique or edges.min() <= 0:
         raise ValueError(f'cell={cell.tolist()}: expected edges along x, y and z, with positive lengths in Å')
     if not len(scene): raise ValueError('the scene has no atoms')
-    bad = np.flatnonzero(~np.isfinite(scene.positions).all(1))
-    if len(bad): raise ValueError(f'atom {bad[0]} is at {scene.positions[bad[0]].tolist()}: expected finite positions')
+    finite = np.isfinite(scene.positions).all(1)
+    if not finite.all():
+        bad = finite.argmin()
+        raise ValueError(f'atom {bad} is at {scene.positions[bad].tolist()}: expected finite positions')
     _check_reach(scene, edges)
     check_elements(scene.numbers, parametrization)
     return edges
@@ -101,20 +117,25 @@ def check_elements(
     parametrization:str='kirkland', # Of the scattering factors
 ):
     "Refuse elements without a scattering factor"
-    for z in np.unique(numbers):
-        if int(z) not in parameters(parametrization):
-            raise ValueError(f'element {chemical_symbols[z]!r} (number {z}) has no scattering factor in {parametrization!r}: '
-                             'expected H (1) to Lr (103)')
+    known = parameters(parametrization)
+    for z in np.unique(numbers).tolist():
+        if z in known: continue
+        raise ValueError(f'element {chemical_symbols[z]!r} (number {z}) has no scattering factor '
+                         f'in {parametrization!r}: expected H (1) to Lr (103)')
 
 def _plane(plane, scene, lz):
     "Height (Å) of the reference plane"
-    if isinstance(plane, str): check_in(('particle', 'exit'), plane=plane)
-    elif isinstance(plane, bool) or not isinstance(plane, (int, float, np.number)) or not np.isfinite(plane):
-        raise ValueError(f"plane={plane!r}: expected 'particle', 'exit' or a height in Å")
-    else: return float(plane)
+    if not isinstance(plane, str): return _height(plane)
+    check_in(('particle', 'exit'), plane=plane)
     if plane == 'exit': return float(lz)
-    p = particle_atoms(scene)
-    return float(scene.positions[p, 2].mean()) if p.any() else float(lz/2)
+    of_particle = particle_atoms(scene)
+    if not of_particle.any(): return float(lz/2)
+    return float(scene.positions[of_particle, 2].mean())
+
+def _height(plane):
+    is_number = isinstance(plane, (int, float, np.number)) and not isinstance(plane, bool)
+    if is_number and np.isfinite(plane): return float(plane)
+    raise ValueError(f"plane={plane!r}: expected 'particle', 'exit' or a height in Å")
 
 # %% ../../nbs/waves/04_multislice.ipynb #5b2d0003
 def near_axis(
@@ -125,22 +146,27 @@ def near_axis(
 )->list: # of particle numbers
     "The particles with columns of heavy atoms along the beam"
     of = scene.arrays.get('particle_id', np.zeros(len(scene), int))
+    heavy = scene.numbers >= lightest
     out = []
-    for k in np.unique(of[of >= 0]):
-        r = scene.positions[(of == k) & (scene.numbers >= lightest)]
-        if len(r) < 20: continue
-        some = r[np.linspace(0, len(r) - 1, min(len(r), 60)).astype(int)]
-        tree = cKDTree(r)
-        near = tree.query_ball_point(some, period)
-        in_column = sum(_has_below(r[found] - p, degrees) for p, found in zip(some, near))
-        if in_column > .6*len(some): out.append(int(k))
+    for k in np.unique(of[of >= 0]).tolist():
+        r = scene.positions[(of == k) & heavy]
+        if len(r) >= 20 and _in_columns(r, degrees, period) > .6: out.append(k)
     return out
+
+def _in_columns(r, degrees, period):
+    "Share of atoms, of 60 at most that are asked, with another one along the beam"
+    asked = np.linspace(0, len(r) - 1, min(len(r), 60)).astype(int)
+    some = r[asked]
+    near = cKDTree(r).query_ball_point(some, period)
+    found = [_has_below(r[others] - p, degrees) for p, others in zip(some, near)]
+    return np.mean(found)
 
 def _has_below(d, degrees):
     "Whether one of several distances (Å) lies along the beam"
-    dx, dy, dz = abs(d[abs(d[:, 2]) > 1]).T
-    aside = math.tan(math.radians(degrees))*dz + .05
-    return bool((np.hypot(dx, dy) < aside).any())
+    dx, dy, dz = abs(d).T
+    slope = math.tan(math.radians(degrees))
+    along = np.hypot(dx, dy) < slope*dz + .05
+    return bool((along & (dz > 1)).any())
 
 # %% ../../nbs/waves/04_multislice.ipynb #80980e07
 ENGINES = ('multislice', 'prismatic')
@@ -165,7 +191,7 @@ class WaveSettings:
     aperture:str='circle'     # Shape of the band: 'circle', or 'square' (as Prismatic's)
     q_max:float=1.            # 1/Å, the highest frequency that must be kept
     precision:str='single'    # 'single' (complex64) or 'double' (complex128)
-    absorption:str|float|None=None # 'thermal': what is scattered diffusely beyond `acceptance`; or a share of the potential
+    absorption:str|float|None=None # 'thermal': diffuse scattering beyond `acceptance`; or a share of the potential
     acceptance:float|None=None # 1/Å, to where scattered electrons reach the image; the wave's band if None
 
     @property
@@ -177,7 +203,8 @@ class WaveSettings:
     @property
     def thermal(self):
         "The displacements that count: 0.1 Å for frozen phonons if nothing is said"
-        return .1 if self.rms is None and self.phonons else self.rms
+        if self.rms is None and self.phonons: return .1
+        return self.rms
 
     @property
     def smeared(self): return self.rms is not None and not self.phonons
@@ -207,37 +234,44 @@ def _check_choices(s):
     if not isinstance(s.pairs, (bool, np.bool_)): raise ValueError(f'pairs={s.pairs!r}: expected True or False')
 
 def _check_pair(**values):
-    for name, v in values.items():
-        if np.shape(v) != (2,) or isinstance(v, str): raise ValueError(f'{name}={v!r}: expected (y, x) in degrees')
-        for t in v: check_range(-10, 10, tilt=t)
+    for name, pair in values.items():
+        if np.shape(pair) != (2,): raise ValueError(f'{name}={pair!r}: expected (y, x) in degrees')
+        for tilt in pair: check_range(-10, 10, tilt=tilt)
 
 def _check_numbers(s):
     check_range(20e3, 1e6, energy=s.energy)
     check_range(.05, 50, slice_thickness=s.slice_thickness)
-    if s.substrate_thickness is not None: check_range(s.slice_thickness, 50, substrate_thickness=s.substrate_thickness)
+    if s.substrate_thickness is not None:
+        check_range(s.slice_thickness, 50, substrate_thickness=s.substrate_thickness)
     check_range(0, 10000, phonons=s.phonons)
     check_range(.1, 1, band=s.band)
     check_range(0, .2/wavelength(s.energy), q_max=s.q_max)
     if s.phonons != int(s.phonons): raise ValueError(f'phonons={s.phonons!r}: expected a whole number')
     check_range(1e-3, 10, pixel=s.pixel)
     _check_pair(beam_tilt=s.beam_tilt, specimen_tilt=s.specimen_tilt)
-    if isinstance(s.rms, str): check_in(('table',), rms=s.rms)
-    elif s.rms is not None and not isinstance(s.rms, dict): check_range(0, 2, rms=s.rms)
-    if isinstance(s.absorption, str): check_in(('thermal',), absorption=s.absorption)
-    elif s.absorption is not None: check_range(0, 1, absorption=s.absorption)
+    if not isinstance(s.rms, dict): _check_named_or_number('table', 2, rms=s.rms)
+    _check_named_or_number('thermal', 1, absorption=s.absorption)
     if s.acceptance is not None: check_range(0, 10, acceptance=s.acceptance)
+
+def _check_named_or_number(word, most, **values):
+    "Refuse what is neither None, nor a word, nor a number from 0 to `most`"
+    for value in values.values():
+        if isinstance(value, str): check_in((word,), **values)
+        elif value is not None: check_range(0, most, **values)
 
 def _check_together(s):
     kept = s.band/(2*s.pixel)
     if kept < s.q_max*(1 - 1e-9):
+        largest = s.band/(2*s.q_max)
         raise ValueError(f'pixel={s.pixel!r} keeps frequencies up to {kept:.2f}/Å at band={s.band:.2f}: '
-                         f'expected at most {s.band/(2*s.q_max):.3f} Å for q_max={s.q_max:g}/Å')
+                         f'expected at most {largest:.3f} Å for q_max={s.q_max:g}/Å')
     if s.projection == 'finite' and (s.parametrization != 'kirkland' or s.smeared):
         raise ValueError(f"projection='finite' with parametrization={s.parametrization!r}, rms={s.rms!r}: "
                          "expected the parametrization 'kirkland' and no Debye–Waller potential")
     if s.absorption == 'thermal' and not s.smeared:
-        raise ValueError(f"absorption='thermal' with phonons={s.phonons!r}, rms={s.rms!r}: expected a Debye–Waller potential, "
-                         "rms=... without phonons; frozen phonons lose these electrons by themselves")
+        raise ValueError(f"absorption='thermal' with phonons={s.phonons!r}, rms={s.rms!r}: "
+                         "expected a Debye–Waller potential, rms=... without phonons; "
+                         "frozen phonons lose these electrons by themselves")
     if s.acceptance is not None and s.absorption != 'thermal':
         raise ValueError(f"acceptance={s.acceptance!r} with absorption={s.absorption!r}: expected absorption='thermal'")
     if s.engine == 'prismatic': _check_prismatic(s)
@@ -246,10 +280,12 @@ def _check_prismatic(s):
     "Refuse what that engine does not do"
     need_prismatic(prismatic_status())
     tilted = any(s.beam_tilt) or any(s.specimen_tilt)
-    if s.parametrization != 'kirkland' or tilted or s.smeared or s.absorption is not None:
+    absorbs = s.absorption is not None
+    if s.parametrization != 'kirkland' or tilted or s.smeared or absorbs:
         raise ValueError(f"engine='prismatic' with parametrization={s.parametrization!r}, beam_tilt={s.beam_tilt}, "
-                         f"specimen_tilt={s.specimen_tilt}, rms={s.rms!r}, absorption={s.absorption!r}: expected parametrization "
-                         "'kirkland', no tilt, no absorption, and displacements with phonons only")
+                         f"specimen_tilt={s.specimen_tilt}, rms={s.rms!r}, absorption={s.absorption!r}: "
+                         "expected parametrization 'kirkland', no tilt, no absorption, "
+                         "and displacements with phonons only")
 
 # %% ../../nbs/waves/04_multislice.ipynb #5b2d0007
 def memory_needed(
@@ -271,16 +307,22 @@ def memory_needed(
 
 def _check_memory(shape, waves, batch, precision, device, finite, elements):
     need = memory_needed(shape, waves, batch, precision, finite, elements)
-    cuda = torch.device(device).type == 'cuda'
-    have = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    have = _free_memory(device)
     if need <= have: return
-    one_more = memory_needed(shape, 1, 0, precision) - memory_needed(shape, 0, 0, precision)
+    ny, nx = shape
+    none = memory_needed(shape, 0, 0, precision)
+    one_more = memory_needed(shape, 1, 0, precision) - none
     fixed = memory_needed(shape, 0, 1, precision)
-    most = max(0, int((have - fixed)/one_more))
-    side = int(np.sqrt(np.prod(shape)*have/need))
-    advice = f'{most} at a time would fit' if most else f'a grid of {side} pixels squared would fit'
+    most = int((have - fixed)/one_more)
+    side = int(np.sqrt(ny*nx*have/need))
+    advice = f'{most} at a time would fit' if most > 0 else f'a grid of {side} pixels squared would fit'
     gib = f'{need/2**30:.1f} GiB and {have/2**30:.1f} GiB are free'
-    raise MemoryError(f'{waves} waves of {shape[0]} × {shape[1]} pixels, {batch} at once, need about {gib}: {advice}')
+    raise MemoryError(f'{waves} waves of {ny} × {nx} pixels, {batch} at once, need about {gib}: {advice}')
+
+def _free_memory(device): # bytes
+    if torch.device(device).type != 'cuda': return psutil.virtual_memory().available
+    free, _ = torch.cuda.mem_get_info(device)
+    return free
 
 # %% ../../nbs/waves/04_multislice.ipynb #5b2d000a
 def _settings(kwargs):
@@ -288,27 +330,34 @@ def _settings(kwargs):
     kwargs = dict(kwargs)
     if 'table' in kwargs: kwargs['parametrization'] = kwargs.pop('table')
     names = list(WaveSettings.__dataclass_fields__)
-    for k in kwargs:
-        if k in names: continue
-        raise TypeError(f'{k}={kwargs[k]!r}: exit waves have no such setting; expected one of {", ".join(names)}')
+    for name, value in kwargs.items():
+        if name in names: continue
+        raise TypeError(f'{name}={value!r}: exit waves have no such setting; expected one of {", ".join(names)}')
     return WaveSettings(**kwargs).check()
 
 def _periods(s, cell):
     "Whole periods (y, x) of a tilted incident wave over the cell; refuse what the band does not hold"
     lam = wavelength(s.energy)
-    edges = cell[1::-1]
-    periods = tuple(round(math.sin(math.radians(t))/lam*l) for t, l in zip(s.beam_tilt, edges))
-    q = [p/l for p, l in zip(periods, edges)]
+    periods = []
+    q = []
+    for tilt, edge in zip(s.beam_tilt, cell[1::-1]):
+        wanted = math.sin(math.radians(tilt))/lam   # 1/Å
+        n = round(wanted*edge)
+        periods.append(n)
+        q.append(n/edge)
     far = math.hypot(*q) if s.aperture == 'circle' else max(map(abs, q))
     if far >= s.edge*(1 - 1e-9):
-        largest = math.degrees(math.asin(min(1, s.edge*lam)))
+        largest = _degrees(min(1, s.edge*lam))
         raise ValueError(f'beam_tilt={tuple(s.beam_tilt)!r}: pixels of {s.pixel:g} Å with band={s.band:.3g} '
                          f'hold tilts below {largest:.2f} degrees')
     if far and far + s.q_max > s.edge:
-        held = math.degrees(math.asin(max(0, s.edge - s.q_max)*lam))
+        left = max(0, s.edge - s.q_max)
         warnings.warn(f'beam_tilt={tuple(s.beam_tilt)!r}: on one side of the beam the band ends before '
-                      f'q_max={s.q_max:g}/Å; pixels of {s.pixel:g} Å hold all of it up to {held:.2f} degrees', stacklevel=5)
-    return periods
+                      f'q_max={s.q_max:g}/Å; pixels of {s.pixel:g} Å hold all of it '
+                      f'up to {_degrees(left*lam):.2f} degrees', stacklevel=5)
+    return tuple(periods)
+
+def _degrees(sine): return math.degrees(math.asin(sine))
 
 @dataclass
 class _Plan:
@@ -330,38 +379,43 @@ class _Plan:
         "The tilt that is used"
         lam = wavelength(self.settings.energy)
         edges = [n*self.settings.pixel for n in self.shape]
-        return [math.degrees(math.asin(p*lam/l)) for p, l in zip(self.periods, edges)]
+        return [_degrees(p*lam/l) for p, l in zip(self.periods, edges)]
 
     @property
-    def shear(self): return [math.tan(math.radians(t)) for t in self.settings.specimen_tilt]
+    def shear(self): # (x, y, z), Å per Å along the beam
+        "Which way, and how far, a tilted specimen's atoms move with their height"
+        y, x = map(math.radians, self.settings.specimen_tilt)
+        return [math.tan(x), math.tan(y), 0]
 
 def _same_cells(scenes, parametrization):
     "The cells' edges, which must agree along x and y"
     cells = [_check_scene(s, parametrization) for s in scenes]
-    first = cells[0]
-    for i, c in enumerate(cells):
-        if abs(c[:2] - first[:2]).max() > 1e-6:
-            raise ValueError(f'scene {i} is {c[0]:g} × {c[1]:g} Å wide and scene 0 is {first[0]:g} × {first[1]:g} Å: '
+    lx, ly, _ = cells[0]
+    for i, (x, y, _) in enumerate(cells):
+        if max(abs(x - lx), abs(y - ly)) > 1e-6:
+            raise ValueError(f'scene {i} is {x:g} × {y:g} Å wide and scene 0 is {lx:g} × {ly:g} Å: '
                              'expected equal cells')
     return cells
 
 def _plan(scenes, seed, settings):
-    if isinstance(scenes, Atoms): raise TypeError('scenes is one Atoms: expected a list of them; `exit_wave` takes one')
+    if isinstance(scenes, Atoms):
+        raise TypeError('scenes is one Atoms: expected a list of them; `exit_wave` takes one')
     scenes = list(scenes)
     if not scenes: raise ValueError('no scenes')
     cells = _same_cells(scenes, settings.parametrization)
     seeds = [seed]*len(scenes) if np.ndim(seed) == 0 else list(seed)
     if len(seeds) != len(scenes): raise ValueError(f'{len(seeds)} seeds for {len(scenes)} scenes')
     shape, pixel = grid(cells[0][:2], settings.pixel)
-    ends = [_plane(settings.plane, s, c[2]) for s, c in zip(scenes, cells)]
+    ends = [_plane(settings.plane, scene, lz) for scene, (_, _, lz) in zip(scenes, cells)]
     rms = _resolved(settings.thermal, scenes)
     if rms is not None:
-        for s in scenes: _displacements(rms, s.numbers)
+        for scene in scenes: _displacements(rms, scene.numbers)
     used = replace(settings, pixel=pixel)
     periods = _periods(used, cells[0])
     jobs = []
-    for i, (s, k) in enumerate(zip(scenes, seeds)):
-        jobs += [(i, r) for r in configurations(s, settings.phonons, rms, k, settings.pairs)]
+    for i, (scene, own) in enumerate(zip(scenes, seeds)):
+        positions = configurations(scene, settings.phonons, rms, own, settings.pairs)
+        jobs += [(i, r) for r in positions]
     return _Plan(scenes, seeds, used, shape, ends, rms, periods, jobs)
 
 def _warn_of_axes(plan):
@@ -372,9 +426,10 @@ def _warn_of_axes(plan):
         found = near_axis(scene)
         if not found: continue
         names = ', '.join(map(str, found))
-        warnings.warn(f'scene {i}, particle {names}: heavy columns within 2 degrees of the beam; pixels of {s.pixel:g} Å make '
-                      'the scattered wave of such crystals wrong by 10 to 65 % (2 to 10 % at 0.1 Å): ask for a finer pixel, '
-                      'or let `choose_accuracy` find what the scene needs', stacklevel=4)
+        warnings.warn(f'scene {i}, particle {names}: heavy columns within 2 degrees of the beam; '
+                      f'pixels of {s.pixel:g} Å make the scattered wave of such crystals wrong by 10 to 65 % '
+                      '(2 to 10 % at 0.1 Å): '
+                      'ask for a finer pixel, or let `choose_accuracy` find what the scene needs', stacklevel=4)
 
 # %% ../../nbs/waves/04_multislice.ipynb #d57499a9
 @delegates(WaveSettings)
@@ -404,35 +459,51 @@ def exit_waves(
 
 def _by_prismatic(plan):
     "The waves of a plan by the other engine"
-    pairs = []
+    s = plan.settings
+    psi = []
+    messages = None
     for i, r in plan.jobs:
         scene = plan.scenes[i]
         cell = tuple(np.diag(scene.cell))
-        pairs.append(run_prismatic(scene.numbers, r, particle_atoms(scene), cell, plan.ends[i], plan.settings))
-    psi = [[resample(w, plan.settings.pixel).values for w in pair] for pair in pairs]
-    return _dataset(psi, plan).assign_attrs(messages=pairs[0][0].attrs['messages'])
+        pair = run_prismatic(scene.numbers, r, particle_atoms(scene), cell, plan.ends[i], s)
+        messages = messages or pair[0].attrs['messages']
+        psi.append([resample(w, s.pixel).values for w in pair])
+    return _dataset(psi, plan).assign_attrs(messages=messages)
 
 # %% ../../nbs/waves/04_multislice.ipynb #d812e8b2
 def _projector(plan, device):
     s = plan.settings
-    real = torch.float32 if s.precision == 'single' else torch.float64
     smear = _displacements(plan.rms, plan.numbers) if s.smeared else None
     beyond = s.edge if s.acceptance is None else s.acceptance
-    def absorb(q, z): return absorptive_factor(q, z, smear[z], s.energy, beyond)
-    return Projector(plan.shape, s.pixel, plan.numbers, s.parametrization, smear=smear,
-                     absorb=absorb if s.absorption == 'thermal' else None, device=device, dtype=real)
+    def absorbed(q, z): return absorptive_factor(q, z, smear[z], s.energy, beyond)
+    absorb = absorbed if s.absorption == 'thermal' else None
+    real = torch.float32 if s.precision == 'single' else torch.float64
+    return Projector(plan.shape, s.pixel, plan.numbers, s.parametrization,
+                     smear=smear, absorb=absorb, device=device, dtype=real)
 
 def _atoms(plan, jobs):
-    "The atoms of a batch in one list; `rest` is the height at rest, which decides on the slice"
-    shear_y, shear_x = plan.shear
+    "The atoms of a batch in one list"
     scenes = [plan.scenes[i] for i, _ in jobs]
-    placed = [r + np.outer(r[:, 2] - plan.ends[i], [shear_x, shear_y, 0]) for i, r in jobs]
+    placed = []
+    for i, r in jobs:
+        height = r[:, 2] - plan.ends[i]
+        placed.append(r + np.outer(height, plan.shear))
     x, y, z = np.concatenate(placed).T
-    rest = np.concatenate([s.positions[:, 2] for s in scenes])
-    return dict(x=x, y=y, z=z, rest=np.maximum(rest, 0),
-                number=np.concatenate([s.numbers for s in scenes]),
-                particle=np.concatenate([particle_atoms(s) for s in scenes]),
-                item=np.repeat(np.arange(len(jobs)), [len(r) for r in placed]))
+    number = np.concatenate([scene.numbers for scene in scenes])
+    particle = np.concatenate([particle_atoms(scene) for scene in scenes])
+    item = np.repeat(np.arange(len(jobs)), list(map(len, scenes)))
+    return PlacedAtoms(y, x, z, number, particle, item)
+
+def _fields(plan, project, jobs):
+    "What a batch of waves meets on its way"
+    s = plan.settings
+    atoms = _atoms(plan, jobs)
+    if s.projection == 'finite': return finite_fields(project, atoms, s.slice_thickness, len(jobs))
+    # an atom stays in the slice of its place at rest
+    at_rest = np.concatenate([plan.scenes[i].positions[:, 2] for i, _ in jobs])
+    at_rest = np.maximum(at_rest, 0)
+    atoms.index, planes = slice_planes(at_rest, atoms.particle, s.slice_thickness, s.substrate_thickness)
+    return slice_fields(project, atoms, planes, len(jobs))
 
 def _run(plan, device, batch, workers):
     "Both waves of every job, in order"
@@ -441,28 +512,36 @@ def _run(plan, device, batch, workers):
     dtype = torch.complex64 if s.precision == 'single' else torch.complex128
     start = Wave(plan.shape, s.pixel, s.energy, plan.periods, s.band, s.aperture, device, dtype)
     share = 0. if s.absorption in (None, 'thermal') else float(s.absorption)
-    def one(jobs):
-        atoms = _atoms(plan, jobs)
-        rest = atoms.pop('rest')
-        atoms['index'], planes = slice_planes(rest, atoms['particle'], s.slice_thickness, s.substrate_thickness)
-        if s.projection == 'infinite': fields = slice_fields(project, atoms, planes, len(jobs))
-        else: fields = finite_fields(project, atoms, s.slice_thickness, len(jobs))
-        both = pass_fields(start.copy(), fields, share)
-        return [tuple(w.at(plan.ends[i], k).cpu().numpy() for w in both) for k, (i, _) in enumerate(jobs)]
+    def together(jobs):
+        fields = _fields(plan, project, jobs)
+        full, alone = pass_fields(start.copy(), fields, share)
+        pairs = []
+        for k, (i, _) in enumerate(jobs):
+            end = plan.ends[i]
+            pair = full.at(end, k), alone.at(end, k)
+            pairs.append([psi.cpu().numpy() for psi in pair])
+        return pairs
     chunks = [plan.jobs[i:i + batch] for i in range(0, len(plan.jobs), batch)]
-    if workers == 1: return [pair for c in chunks for pair in one(c)]
-    with ThreadPoolExecutor(workers) as pool: return [pair for pairs in pool.map(one, chunks) for pair in pairs]
+    if workers == 1: return list(chain.from_iterable(map(together, chunks)))
+    with ThreadPoolExecutor(workers) as pool:
+        done = pool.map(together, chunks)
+        return list(chain.from_iterable(done))
 
 def _kept(waves):
     "Share of the electrons that each scene's waves still hold: (structure, phonon, y, x) in, (structure) out"
-    shares = [np.square(np.abs(w)).mean(dtype='f8') for w in waves]
-    return [round(float(s), 5) for s in shares]
+    shares = []
+    for w in waves:
+        intensity = np.square(np.abs(w))
+        shares.append(round(float(intensity.mean(dtype='f8')), 5))
+    return shares
 
 def _warn_of_loss(kept, settings):
     "Say where a specimen scatters much of the beam out of the band"
+    if settings.absorption is not None: return
     for i, share in enumerate(kept):
-        if share >= .95 or settings.absorption is not None: continue
-        warnings.warn(f'scene {i}: {100*(1 - share):.0f} % of the electrons have left the band of {settings.edge:.2f}/Å '
+        if share >= .95: continue
+        lost = 100*(1 - share)
+        warnings.warn(f'scene {i}: {lost:.0f} % of the electrons have left the band of {settings.edge:.2f}/Å '
                       f'(pixels of {settings.pixel:g} Å) and will be in no image', stacklevel=5)
 
 def _record(scene, seed, plane_z, kept, wave):
@@ -476,27 +555,32 @@ def _record(scene, seed, plane_z, kept, wave):
 def _about(plan):
     "What an array carries, as it is passed on without its Dataset"
     s = plan.settings
-    tilts = dict(beam_tilt=plan.beam_tilt, specimen_tilt=s.specimen_tilt)
-    numbers = dict(energy=float(s.energy), pixel=float(s.pixel), q_max=s.edge)
-    return numbers | {k: [float(t) for t in v] for k, v in tilts.items()}
+    return dict(energy=float(s.energy), pixel=float(s.pixel), q_max=s.edge,
+                beam_tilt=list(map(float, plan.beam_tilt)),
+                specimen_tilt=list(map(float, s.specimen_tilt)))
 
 def _dataset(psi, plan):
     s = plan.settings
     n = len(plan.scenes)
     ny, nx = psi[0][0].shape
-    full, alone = (np.stack(w).reshape(n, -1, ny, nx) for w in zip(*psi))
-    kept = dict(full=_kept(full), particle=_kept(alone))
-    _warn_of_loss(kept['full'], s)
+    full, alone = (np.stack(waves).reshape(n, -1, ny, nx) for waves in zip(*psi))
+    kept = np.array([_kept(full), _kept(alone)])
+    _warn_of_loss(kept[0], s)
     wave = s.to_record(rms=plan.rms, beam_tilt=plan.beam_tilt)
-    each = [{k: v[i] for k, v in kept.items()} for i in range(n)]
-    records = [_record(*of) for of in zip(plan.scenes, plan.seeds, plan.ends, each, [wave]*n)]
+    records = []
+    for scene, seed, end, (of_full, of_alone) in zip(plan.scenes, plan.seeds, plan.ends, kept.T):
+        shares = dict(full=of_full, particle=of_alone)
+        records.append(_record(scene, seed, end, shares, wave))
     about = _about(plan)
     dims = ('structure', 'phonon', 'y', 'x')
-    shares = np.transpose(list(kept.values()))
-    arrays = dict(full=(dims, full, about), particle=(dims, alone, about), kept=(('structure', 'of'), shares),
-                  plane_z=('structure', plan.ends, {'units': 'Å'}), record=('structure', records))
-    places = dict(phonon=np.arange(full.shape[1]), of=list(kept), **coords((ny, nx), s.pixel))
-    return xr.Dataset(arrays, coords=places, attrs=dict(energy=float(s.energy), pixel=float(s.pixel)))
+    arrays = dict(full=(dims, full, about),
+                  particle=(dims, alone, about),
+                  kept=(('structure', 'of'), kept.T),
+                  plane_z=('structure', plan.ends, {'units': 'Å'}),
+                  record=('structure', records))
+    places = dict(phonon=np.arange(full.shape[1]), of=['full', 'particle'], **coords((ny, nx), s.pixel))
+    attrs = dict(energy=float(s.energy), pixel=float(s.pixel))
+    return xr.Dataset(arrays, coords=places, attrs=attrs)
 
 # %% ../../nbs/waves/04_multislice.ipynb #3edf6aa7
 def one_structure(
@@ -506,9 +590,12 @@ def one_structure(
     "The waves of one structure, with its plane and what is kept of the beam in the attributes of each array"
     w = waves.isel(structure=number)
     z = float(w.plane_z)
-    arrays = {k: w[k].assign_attrs(plane_z=z, kept=float(w.kept.sel(of=k))) for k in ('full', 'particle')}
-    out = w.drop_vars(('plane_z', 'kept', 'of', 'record')).assign(arrays)
-    return out.assign_attrs(plane_z=z, record=w.record.item())
+    arrays = {}
+    for name in ('full', 'particle'):
+        kept = float(w.kept.sel(of=name))
+        arrays[name] = w[name].assign_attrs(plane_z=z, kept=kept)
+    out = w.drop_vars(('plane_z', 'kept', 'of', 'record'))
+    return out.assign(arrays).assign_attrs(plane_z=z, record=w.record.item())
 
 @delegates(exit_waves)
 def exit_wave(
@@ -538,27 +625,42 @@ def resample(
 ):
     "The same wave on a coarser or finer grid, cut sharply at the band of the coarser one"
     if isinstance(wave, xr.Dataset):
-        out = xr.Dataset({k: resample(v, pixel) if 'x' in v.dims else v for k, v in wave.items()}, attrs=wave.attrs)
-        return out.assign_attrs(pixel=float(out.x[1] - out.x[0]))
+        arrays = {}
+        for name, array in wave.items():
+            arrays[name] = resample(array, pixel) if 'x' in array.dims else array
+        out = xr.Dataset(arrays, attrs=wave.attrs)
+        return out.assign_attrs(pixel=_step(out))
     _check_wave(wave)
-    old = float(wave.x[1] - wave.x[0])
-    shape, px = grid(tuple(wave.sizes[d]*old for d in 'xy'), pixel)
+    ny, nx = wave.shape[-2:]
+    old = _step(wave)
+    shape, px = grid((nx*old, ny*old), pixel)
     _check_beam(wave.attrs, px)
-    f = np.fft.fftshift(scipy.fft.fft2(wave.values), axes=(-2, -1))
-    f = np.fft.ifftshift(_cut(f, shape), axes=(-2, -1))
-    out = scipy.fft.ifft2(f)*(np.prod(shape)/np.prod(wave.shape[-2:]))
-    rest = {k: v for k, v in wave.coords.items() if not {'y', 'x'} & set(v.dims)}
+    out = _transplanted(wave.values, shape)
+    rest = {name: c for name, c in wave.coords.items() if not {'y', 'x'} & set(c.dims)}
     places = {**rest, **coords(shape, px)}
     attrs = _resampled(wave.attrs, px)
     return xr.DataArray(out.astype(wave.dtype), dims=wave.dims, coords=places, name=wave.name, attrs=attrs)
+
+def _step(wave): # Å
+    return float(wave.x[1] - wave.x[0])
+
+def _transplanted(values, shape):
+    "An image's Fourier coefficients on another grid over the same cell, back in real space"
+    axes = (-2, -1)
+    f = np.fft.fftshift(scipy.fft.fft2(values), axes=axes)
+    f = np.fft.ifftshift(_cut(f, shape), axes=axes)
+    scale = np.prod(shape)/np.prod(values.shape[-2:])
+    return scipy.fft.ifft2(f)*scale
 
 # %% ../../nbs/waves/04_multislice.ipynb #5b2d000b
 def _check_wave(wave):
     "Refuse what is no wave on a grid"
     if not isinstance(wave, xr.DataArray):
         kind = type(wave).__name__
-        raise TypeError(f'wave={wave!r:.60} is of type {kind}: expected what `exit_wave` gives, or its .full or .particle')
-    if tuple(wave.dims[-2:]) != ('y', 'x') or not {'y', 'x'} <= set(wave.coords):
+        raise TypeError(f'wave={wave!r:.60} is of type {kind}: '
+                        'expected what `exit_wave` gives, or its .full or .particle')
+    placed = 'y' in wave.coords and 'x' in wave.coords
+    if tuple(wave.dims[-2:]) != ('y', 'x') or not placed:
         raise ValueError(f'dims={wave.dims}: expected (..., y, x) with coordinates in Å')
     ny, nx = wave.shape[-2:]
     if min(ny, nx) < 2: raise ValueError(f'a wave of {ny} × {nx} pixels: expected at least 2 × 2')
@@ -567,8 +669,8 @@ def _check_beam(attrs, pixel):
     "Refuse a grid that cannot hold the unscattered beam"
     tilt = attrs.get('beam_tilt', (0., 0.))
     if not any(tilt) or 'energy' not in attrs: return
-    lam = wavelength(attrs['energy'])
-    q = max(abs(math.sin(math.radians(t)))/lam for t in tilt)
+    steepest = math.radians(max(map(abs, tilt)))
+    q = math.sin(steepest)/wavelength(attrs['energy'])
     if q*2*pixel >= 1:
         raise ValueError(f'pixel={pixel:g} Å cannot hold a beam tilted by {tuple(tilt)} degrees: '
                          f'expected less than {1/(2*q):.3f} Å')
@@ -598,13 +700,17 @@ def wave_error(
     for w in (wave, reference): _check_wave(w)
     check_range(1e-3, 100, q_max=q_max)
     f, g = (resample(w.astype('c16'), .45/q_max) for w in (wave, reference))
-    if f.shape != g.shape: raise ValueError(f'waves of {wave.sizes} and {reference.sizes} do not cover the same cell')
-    pixel = float(f.x[1] - f.x[0])
-    inside = np.hypot(*freqs(f.shape[-2:], pixel)) < q_max
+    if f.shape != g.shape:
+        raise ValueError(f'waves of {wave.sizes} and {reference.sizes} do not cover the same cell')
+    qy, qx = freqs(f.shape[-2:], _step(f))
+    inside = np.hypot(qy, qx) < q_max
+    def size(psi):
+        spectrum = np.fft.fft2(psi)
+        return np.linalg.norm(spectrum[..., inside])
     # values, not arrays with coordinates, which may differ in their last bit
-    difference = np.fft.fft2(f.values - g.values)[..., inside]
-    scattered = np.fft.fft2(g.values - 1)[..., inside]
-    return float(np.linalg.norm(difference)/np.linalg.norm(scattered))
+    difference = size(f.values - g.values)
+    scattered = size(g.values - 1)
+    return float(difference/scattered)
 
 # %% ../../nbs/waves/04_multislice.ipynb #5b251830
 def _box(scene, margin, whole, px):
@@ -612,10 +718,14 @@ def _box(scene, margin, whole, px):
     yx = scene.positions[:, 1::-1]/px
     around = margin/px
     first = np.floor(yx.min(0) - around).astype(int)
-    halves = [math.ceil((far + around - near)/2) for near, far in zip(first, yx.max(0))]
-    fast = [2*scipy.fft.next_fast_len(half) for half in halves]
-    n = [min(w, f) for f, w in zip(fast, whole)]
-    return np.where(np.equal(n, whole), 0, first), n   # where the box is the cell, the atoms stay
+    last = yx.max(0) + around
+    n = []
+    for length, most in zip(last - first, whole):
+        half = math.ceil(length/2)
+        fast = 2*scipy.fft.next_fast_len(half)
+        n.append(min(most, fast))
+    first[np.equal(n, whole)] = 0   # where the box is the cell, the atoms stay
+    return first, n
 
 @delegates(exit_wave)
 def particle_wave(
@@ -637,9 +747,8 @@ def particle_wave(
     box.positions[:, 1::-1] -= first*px
     box.set_cell([n[1]*px, n[0]*px, scene.cell[2, 2]])
     w = exit_wave(box, pixel=px, **kwargs).particle
+    rows, columns = (np.arange(f, f + m) % edge for f, m, edge in zip(first, n, whole))
     out = np.ones((len(w), *whole), w.dtype)
-    rows = (first[0] + np.arange(n[0]))[:, None] % whole[0]
-    columns = (first[1] + np.arange(n[1])) % whole[1]
-    out[:, rows, columns] = w.values
+    out[:, rows[:, None], columns] = w.values
     places = {'phonon': w.phonon, **coords(whole, px)}
     return xr.DataArray(out, dims=w.dims, coords=places, name='particle', attrs=w.attrs)

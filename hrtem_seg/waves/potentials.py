@@ -10,6 +10,7 @@ __all__ = ['POTENTIAL', 'PARAMETRIZATIONS', 'WIDTH', 'FINER', 'parameters', 'sca
 import math
 from functools import lru_cache
 from importlib.resources import files
+from itertools import product
 import numba, numpy as np, scipy.fft, torch
 from ase.data import atomic_numbers, chemical_symbols
 from ..core.checks import check_in, check_range
@@ -26,10 +27,15 @@ def parameters(
 )->dict: # {atomic number: parameters}
     "The fitted scattering parameters of every element"
     check_in(PARAMETRIZATIONS, parametrization=parametrization)
-    text = (files('hrtem_seg.waves')/f'{parametrization}.csv').read_text(encoding='utf-8')
-    lines = [l for l in text.splitlines() if not l.startswith('#')]
-    rows = [l.split(',') for l in lines[1:]]
-    return {atomic_numbers[symbol]: np.array(values, dtype=float) for symbol, *values in rows}
+    source = files('hrtem_seg.waves')/f'{parametrization}.csv'
+    text = source.read_text(encoding='utf-8')
+    lines = [line for line in text.splitlines() if not line.startswith('#')]
+    fitted = {}
+    for line in lines[1:]:   # the first names the columns
+        symbol, *values = line.split(',')
+        number = atomic_numbers[symbol]
+        fitted[number] = np.array(values, dtype=float)
+    return fitted
 
 # %% ../../nbs/waves/00_potentials.ipynb #488f7b57
 def scattering_factor(
@@ -39,12 +45,26 @@ def scattering_factor(
 )->np.ndarray: # f, Å
     "Electron scattering factor in the first Born approximation"
     fitted = parameters(parametrization)
-    check_in(fitted, number=int(number))
-    p = fitted[int(number)]
+    number = int(number)
+    check_in(fitted, number=number)
     q2 = np.square(q)
-    if parametrization == 'lobato': return sum(a*(2 + b*q2)/(1 + b*q2)**2 for a, b in p.reshape(5, 2))
-    lorentzians = sum(a/(q2 + b) for a, b in p[:6].reshape(3, 2))
-    gaussians = sum(c*np.exp(-d*q2) for c, d in p[6:].reshape(3, 2))
+    if parametrization == 'lobato': return _lobato(q2, fitted[number])
+    return _kirkland(q2, fitted[number])
+
+def _lobato(q2, fitted):
+    "Five terms, each a hydrogen-like atom"
+    total = 0
+    for a, b in fitted.reshape(5, 2):
+        width = 1 + b*q2
+        total = total + a*(2 + b*q2)/width**2
+    return total
+
+def _kirkland(q2, fitted):
+    "Three Lorentzians and three Gaussians"
+    lorentzians = 0
+    for a, b in fitted[:6].reshape(3, 2): lorentzians = lorentzians + a/(q2 + b)
+    gaussians = 0
+    for c, d in fitted[6:].reshape(3, 2): gaussians = gaussians + c*np.exp(-d*q2)
     return lorentzians + gaussians
 
 # %% ../../nbs/waves/00_potentials.ipynb #9668a9be
@@ -54,9 +74,11 @@ def _rows(
 ):
     "The even number of square pixels along y, or None where none fits to a part in five thousand"
     lx, ly = cell
-    ny = ly/(lx/columns)
-    if abs(ny/2 - round(ny/2)) > 1e-4*ny: return None
-    return 2*round(ny/2)
+    edge = lx/columns
+    ny = ly/edge
+    half = round(ny/2)
+    if abs(ny/2 - half) > 1e-4*ny: return None
+    return 2*half
 
 def _fast(n:int)->bool: return scipy.fft.next_fast_len(n) == n
 
@@ -70,20 +92,22 @@ def grid(
     half = math.ceil(lx/pixel/2 - 1e-6)
     for nx in range(2*half, 4*half + 20, 2):
         ny = _rows(nx, cell)
-        if ny and _fast(nx) and _fast(ny): return (ny, nx), round(lx/nx, 12)
+        if ny and _fast(nx) and _fast(ny):
+            edge = round(lx/nx, 12)
+            return (ny, nx), edge
     advice = _advice(cell, pixel)
     raise ValueError(f'cell of {lx:g} × {ly:g} Å: no square pixel of at most {pixel:g} Å fits both edges; {advice}')
 
 def _advice(cell, pixel):
     "Which cell would fit: for atoms that may be set in another one, and for a crystal, which may not be torn"
     lx, ly = cell
-    wanted = lx*max(1, round(ly/lx*8))/8
-    loose = f'a cell of {lx:g} × {wanted:g} Å would'
+    eighths = max(1, round(ly/lx*8))
+    loose = f'a cell of {lx:g} × {lx*eighths/8:g} Å would'
     found = square_repeats(cell, pixel)
     if not found: return loose
     (mx, my), strain = found
-    return (f'{loose}. A crystal that fills the cell would be torn by that: repeated {mx} × {my} times and strained by '
-            f'{100*strain:+.2f} % along y it fits (`fit_cell` does it)')
+    return (f'{loose}. A crystal that fills the cell would be torn by that: repeated {mx} × {my} times '
+            f'and strained by {100*strain:+.2f} % along y it fits (`fit_cell` does it)')
 
 # %% ../../nbs/waves/00_potentials.ipynb #5a1c9d10
 def square_repeats(
@@ -96,14 +120,22 @@ def square_repeats(
     lx, ly = cell
     most_x = max(1, int(longest/lx))
     most_y = max(1, int(longest/ly))
-    pairs = [(mx, my) for mx in range(1, most_x + 1) for my in range(1, most_y + 1)]
-    for mx, my in sorted(pairs, key=lambda m: m[0]*m[1]):
-        first = math.ceil(mx*lx/pixel/2 - 1e-6)
-        for nx in range(2*first, 2*first + 2*max(8, first//8), 2):
-            edge = mx*lx/nx
-            ny = 2*round(my*ly/edge/2)
-            change = ny*edge/(my*ly) - 1
-            if abs(change) <= strain and _fast(nx) and _fast(ny): return (mx, my), float(change)
+    repeats = [(mx, my) for mx in range(1, most_x + 1) for my in range(1, most_y + 1)]
+    repeats.sort(key=math.prod)
+    for mx, my in repeats:
+        change = _least_change(mx*lx, my*ly, pixel, strain)
+        if change is not None: return (mx, my), change
+    return None
+
+def _least_change(width, height, pixel, strain):
+    "By how much (as a share) a height must change for square pixels; None where it would be more than `strain`"
+    half = math.ceil(width/pixel/2 - 1e-6)
+    most = half + max(8, half//8)
+    for nx in range(2*half, 2*most, 2):
+        edge = width/nx
+        ny = 2*round(height/edge/2)
+        change = ny*edge/height - 1
+        if abs(change) <= strain and _fast(nx) and _fast(ny): return float(change)
     return None
 
 def fit_cell(
@@ -115,8 +147,8 @@ def fit_cell(
     cell = np.diag(atoms.cell)
     found = square_repeats(tuple(cell[:2]), pixel, strain)
     if not found:
-        raise ValueError(f'cell of {cell[0]:g} × {cell[1]:g} Å, strain={strain:g}: no supercell up to 150 Å fits a square pixel '
-                         f'of {pixel:g} Å; allow more strain or a finer pixel')
+        raise ValueError(f'cell of {cell[0]:g} × {cell[1]:g} Å, strain={strain:g}: no supercell up to 150 Å fits '
+                         f'a square pixel of {pixel:g} Å; allow more strain or a finer pixel')
     (mx, my), change = found
     out = atoms*(mx, my, 1)
     edges = np.diag(out.cell).copy()
@@ -134,15 +166,21 @@ def _bump(
     t, # Distance from the atom, in half widths
 ):
     "The bump: 1 at the atom, exp(−β) at its edge"
-    return np.exp(_BETA*(np.sqrt(1 - t**2) - 1))
+    height = np.sqrt(1 - t**2)
+    return np.exp(_BETA*(height - 1))
 
 # %% ../../nbs/waves/00_potentials.ipynb #e0df8b70
 def _tap_polynomials(degree=9):
     "(degree + 1, WIDTH): coefficients, highest first, of the bump on each pixel, by where its edge lies in the first"
-    t = (1 - np.cos(np.pi*(np.arange(40) + .5)/40))/2
-    places = [np.clip((t + k)*2/WIDTH - 1, -1, 1) for k in range(WIDTH)]
-    values = np.stack([_bump(p) for p in places], 1)
-    return np.polyfit(t, values, degree).astype('f4')
+    n = 40
+    angles = np.pi*(np.arange(n) + .5)/n
+    edge = (1 - np.cos(angles))/2   # Chebyshev's points: the error is even over the pixel
+    values = []
+    for k in range(WIDTH):
+        place = (edge + k)*2/WIDTH - 1
+        values.append(_bump(np.clip(place, -1, 1)))
+    fitted = np.polyfit(edge, np.stack(values, 1), degree)
+    return fitted.astype('f4')
 
 _TAPS = _tap_polynomials()
 
@@ -192,10 +230,12 @@ def _spread_torch(grids, item, y, x, taps):
     columns, by_column = _bumps_torch(x, nx, grids.dtype, taps)
     item = torch.as_tensor(item, device=grids.device)[:, None]
     row = item//2*ny + rows
-    part = (item % 2)[:, :, None]
-    place = (row[:, :, None]*nx + columns[:, None])*2 + part
+    pixel = row[:, :, None]*nx + columns[:, None]
+    part = item % 2
+    place = pixel*2 + part[:, :, None]
     weight = by_row[:, :, None]*by_column[:, None]
-    grids.view(-1).index_add_(0, place.reshape(-1), weight.reshape(-1))
+    flat = grids.view(-1)
+    flat.index_add_(0, place.reshape(-1), weight.reshape(-1))
 
 # %% ../../nbs/waves/00_potentials.ipynb #ac48f526
 def spread(
@@ -210,8 +250,10 @@ def spread(
     "Each atom as a smooth bump of WIDTH × WIDTH pixels"
     y = np.asarray(y, float)
     x = np.asarray(x, float)
-    item = np.zeros(len(y), np.int64) if item is None else np.asarray(item, np.int64)
-    grids = torch.zeros(((items + 1)//2, *shape, 2), dtype=dtype, device=device)
+    if item is None: item = np.zeros(len(y))
+    item = np.asarray(item, np.int64)
+    pairs = (items + 1)//2
+    grids = torch.zeros((pairs, *shape, 2), dtype=dtype, device=device)
     if grids.device.type == 'cpu': _spread(grids.numpy(), item, y, x, _TAPS)
     else: _spread_torch(grids, item, y, x, _TAPS)
     return torch.view_as_complex(grids)
@@ -221,9 +263,15 @@ def _bump_transform(nu):
     "Fourier transform of the bump at frequencies `nu` (cycles per pixel)"
     t, w = np.polynomial.legendre.leggauss(60)
     weights = w*WIDTH/2*_bump(t)
-    return weights @ np.cos(2*np.pi*np.outer(t*WIDTH/2, nu))
+    turns = np.outer(t*WIDTH/2, nu)
+    return weights @ np.cos(2*np.pi*turns)
 
 # %% ../../nbs/waves/00_potentials.ipynb #833d59f8
+def _halves(n):
+    "The frequencies of an axis from zero up, and the negative ones: where they lie in a transform of any length"
+    upper = (n + 1)//2
+    return slice(upper), slice(upper - n, None)
+
 class Projector:
     "Makes projected potentials (V Å) of sets of atoms on one periodic grid"
     def __init__(self,
@@ -242,68 +290,95 @@ class Projector:
         self.pixel = pixel
         self.device = device
         self.dtype = dtype
-        finer = [scipy.fft.next_fast_len(math.ceil(FINER*n*band)) for n in shape]
-        self.fine = tuple(max(n, f) for n, f in zip(shape, finer))
-        mirrored = [np.minimum(np.arange(n), n - np.arange(n)) for n in shape]
-        self.fold = [torch.as_tensor(i, device=device) for i in mirrored]
+        self.fine = tuple(self._finer(n, band) for n in shape)
+        self.fold = [self._mirrored(n) for n in shape]
         self._set_quarter(band)
         smear = smear or {}
-        elements = [int(z) for z in np.unique(numbers)]
-        self.filters = {z: self.filter(self._damped(z, parametrization, smear.get(z, 0))) for z in elements}
-        self.absorptive = {z: self.filter(absorb(self.q, z)) for z in elements} if absorb else None
+        self.filters = {}
+        self.absorptive = {}
+        for z in np.unique(numbers).tolist():
+            damped = self._damped(z, parametrization, smear.get(z, 0))
+            self.filters[z] = self.filter(damped)
+            if absorb: self.absorptive[z] = self.filter(absorb(self.q, z))
+
+    def _finer(self, n, band):
+        "Pixels of the finer grid on which atoms are spread"
+        needed = math.ceil(FINER*n*band)
+        return max(n, scipy.fft.next_fast_len(needed))
+
+    def _mirrored(self, n):
+        "Where a quarter of the plane holds the frequencies of an axis: an even filter is the same at −q"
+        k = np.arange(n)
+        return torch.as_tensor(np.minimum(k, n - k), device=self.device)
 
     def _set_quarter(self, band):
         "Frequencies and what every filter holds, on one quarter of the plane: the filters are even"
-        qy, qx = (np.arange(n//2 + 1)/(n*self.pixel) for n in self.shape)
-        cycles = [k*self.pixel*n/f for k, n, f in zip((qy, qx), self.shape, self.fine)]   # per pixel of the finer grid
-        bump = np.outer(*map(_bump_transform, cycles))
-        self.q = np.hypot(qy[:, None], qx)
+        axes = []
+        bumps = []
+        for n, fine in zip(self.shape, self.fine):
+            q = np.arange(n//2 + 1)/(n*self.pixel)
+            cycles = q*self.pixel*n/fine   # per pixel of the finer grid
+            axes.append(q)
+            bumps.append(_bump_transform(cycles))
+        qy = axes[0][:, None]
+        qx = axes[1]
+        self.q = np.hypot(qy, qx)
         edge = band*(1 - 1e-9)/(2*self.pixel)
-        inside = np.maximum(qy[:, None], qx) < edge
+        inside = np.maximum(qy, qx) < edge
+        bump = np.outer(*bumps)
         self.base = np.where(inside, POTENTIAL/self.pixel**2/bump, 0)
 
     def _damped(self, z, parametrization, rms):
         "An element's scattering factor times its Debye–Waller factor"
-        damping = np.exp(-2*(np.pi*rms*self.q)**2)
+        phase = np.pi*rms*self.q
+        damping = np.exp(-2*phase**2)
         return scattering_factor(self.q, z, parametrization)*damping
 
     def filter(self, f):
         "From a scattering factor at the frequencies `self.q` to what an element's `spectrum` is multiplied by"
         dtype = torch.complex64 if self.dtype == torch.float32 else torch.complex128
         quarter = torch.as_tensor(self.base*f, dtype=dtype, device=self.device)
-        return quarter[self.fold[0]][:, self.fold[1]]
+        rows, columns = self.fold
+        return quarter[rows][:, columns]
 
     def spectrum(self, y, x, item=None, items=1):
         "Structure factor of one element's atoms times the bump's transform; items in pairs, as in `spread`"
-        sy, sx = (f/n/self.pixel for f, n in zip(self.fine, self.shape))
-        grids = spread(np.asarray(y)*sy, np.asarray(x)*sx, self.fine, item, items, self.device, self.dtype)
+        per_y, per_x = (fine/n/self.pixel for fine, n in zip(self.fine, self.shape))   # pixels per Å
+        y = np.asarray(y)*per_y
+        x = np.asarray(x)*per_x
+        grids = spread(y, x, self.fine, item, items, self.device, self.dtype)
         return fft2(grids, overwrite=True)
 
     def add(self, total, spectrum, filter):
         "Add to `total` (None for nothing yet) a filtered spectrum, cut to the potential's grid"
         first = total is None
-        if first: total = torch.empty((len(spectrum), *self.shape), dtype=spectrum.dtype, device=self.device)
-        rows, columns = ((slice((n + 1)//2), slice((n + 1)//2 - n, None)) for n in self.shape)
-        for s in ((r, c) for r in rows for c in columns):
-            if first: torch.mul(spectrum[:, *s], filter[s], out=total[:, *s])
-            else: total[:, *s].addcmul_(spectrum[:, *s], filter[s])
+        if first: total = spectrum.new_empty((len(spectrum), *self.shape))
+        for rows, columns in product(*map(_halves, self.shape)):
+            part = spectrum[:, rows, columns]
+            factor = filter[rows, columns]
+            to = total[:, rows, columns]
+            if first: torch.mul(part, factor, out=to)
+            else: to.addcmul_(part, factor)
         return total
 
     def potentials(self, total, items):
         "(items, ny, nx) potentials from their summed spectra"
-        v = torch.view_as_real(ifft2(total, overwrite=True))
-        return v.movedim(-1, 1).flatten(0, 1)[:items]
+        pairs = ifft2(total, overwrite=True)
+        parts = torch.view_as_real(pairs).movedim(-1, 1)
+        return parts.flatten(0, 1)[:items]
 
     def both(self, y, x, numbers, item, items):
         "(items, ny, nx) potentials of these atoms and absorptive ones, or None for the latter where there are none"
         total = None
         lost = None
-        for z in np.unique(numbers):
+        if item is None: item = np.zeros(len(numbers), int)
+        for z in np.unique(numbers).tolist():
             m = numbers == z
-            spectrum = self.spectrum(y[m], x[m], None if item is None else item[m], items)
-            total = self.add(total, spectrum, self.filters[int(z)])
-            if self.absorptive: lost = self.add(lost, spectrum, self.absorptive[int(z)])
-        return self.potentials(total, items), None if lost is None else self.potentials(lost, items)
+            spectrum = self.spectrum(y[m], x[m], item[m], items)
+            total = self.add(total, spectrum, self.filters[z])
+            if self.absorptive: lost = self.add(lost, spectrum, self.absorptive[z])
+        v = self.potentials(total, items)
+        return v, None if lost is None else self.potentials(lost, items)
 
     def __call__(self,
         y,         # Positions along y, Å
@@ -315,7 +390,8 @@ class Projector:
         "The projected potential of these atoms"
         y, x, numbers = map(np.asarray, (y, x, numbers))
         v, _ = self.both(y, x, numbers, item, items or 1)
-        return v[0] if items is None else v
+        if items is None: return v[0]
+        return v
 
 # %% ../../nbs/waves/00_potentials.ipynb #2918b629
 def direct_potential(
@@ -334,11 +410,16 @@ def direct_potential(
     total = 0
     for z in np.unique(numbers):
         m = numbers == z
-        ey = np.exp(-2j*np.pi*np.outer(qy.ravel(), y[m]))
-        ex = np.exp(-2j*np.pi*np.outer(qx.ravel(), x[m]))
-        total = total + ey @ ex.T*scattering_factor(q, z, parametrization)
-    inside = np.maximum(abs(qy), abs(qx)) < band*(1 - 1e-9)/(2*pixel)
-    return np.fft.ifft2(np.where(inside, total, 0)).real*POTENTIAL/pixel**2
+        turns_y = np.outer(qy.ravel(), y[m])
+        turns_x = np.outer(qx.ravel(), x[m])
+        ey = np.exp(-2j*np.pi*turns_y)
+        ex = np.exp(-2j*np.pi*turns_x)
+        structure_factor = ey @ ex.T
+        total = total + structure_factor*scattering_factor(q, z, parametrization)
+    edge = band*(1 - 1e-9)/(2*pixel)
+    inside = np.maximum(abs(qy), abs(qx)) < edge
+    v = np.fft.ifft2(np.where(inside, total, 0)).real
+    return v*POTENTIAL/pixel**2
 
 # %% ../../nbs/waves/00_potentials.ipynb #6cd7047f
 def depth_factor(
@@ -353,9 +434,15 @@ def depth_factor(
     total = 0
     for a, b in p[:6].reshape(3, 2):
         k = 2*np.pi*np.sqrt(q2 + b)
-        below = [np.sign(z)*(1 - np.exp(-k*abs(z))) for z in (lo, hi)]
-        total = total + a/(q2 + b)*(below[1] - below[0])/2
+        within = _decayed(k, hi) - _decayed(k, lo)
+        total = total + a/(q2 + b)*within/2
     for c, d in p[6:].reshape(3, 2):
-        within = math.erf(np.pi*hi/math.sqrt(d)) - math.erf(np.pi*lo/math.sqrt(d))
+        width = math.sqrt(d)
+        within = math.erf(np.pi*hi/width) - math.erf(np.pi*lo/width)
         total = total + c*np.exp(-d*q2)*within/2
     return total
+
+def _decayed(k, z):
+    "Twice the share of exp(−k|z|) between the atom and a depth; negative above the atom"
+    share = 1 - np.exp(-k*abs(z))
+    return np.sign(z)*share

@@ -55,8 +55,9 @@ def need_prismatic(
     elif status['error']: have = f"pyprismatic {version} is installed but cannot be imported: {status['error']}"
     else: have = f'pyprismatic {version} is installed, which computes STEM images only'
     raise RuntimeError(f"engine='prismatic': {have}. HRTEM needs Prismatic 2 "
-                       '(`conda install -c conda-forge "pyprismatic=2.*" h5py scipy`), which the package index does not have; '
-                       "a Python that has it can be named in PRISMATIC_PYTHON. engine='multislice' needs nothing")
+                       '(`conda install -c conda-forge "pyprismatic=2.*" h5py scipy`), '
+                       'which the package index does not have; a Python that has it can be named in PRISMATIC_PYTHON. '
+                       "engine='multislice' needs nothing")
 
 # %% ../../nbs/waves/01_prismatic.ipynb #a9bd0988
 def prismatic_xyz(
@@ -71,8 +72,10 @@ def prismatic_xyz(
     xy = np.mod(positions[:, :2], [lx, ly])
     height = np.clip(c - positions[:, 2], 0, c)
     lines = ['made by hrtem_seg', f'    {lx:.6f} {ly:.6f} {c:.6f}']
-    for z, (x, y), h in zip(numbers, xy, height): lines.append(f'{z} {x:.6f} {y:.6f} {h:.6f} 1.0 0.0')
-    return '\n'.join([*lines, '-1', '']), c
+    for number, (x, y), z in zip(numbers, xy, height):
+        lines.append(f'{number} {x:.6f} {y:.6f} {z:.6f} 1.0 0.0')
+    lines += ['-1', '']
+    return '\n'.join(lines), c
 
 # %% ../../nbs/waves/01_prismatic.ipynb #c630a3ea
 def from_prismatic(
@@ -88,9 +91,10 @@ def from_prismatic(
     qy, qx = freqs(psi.shape, pixel)
     last = math.ceil(c/thickness - 1e-9)*thickness
     dz = end - (last - c/2 + thickness/2)
-    propagator = np.exp(-1j*np.pi*wavelength(energy)*dz*(qy**2 + qx**2))
-    psi = np.fft.ifft2(np.fft.fft2(psi)*propagator).astype('c8')
-    return xr.DataArray(psi, dims=('y', 'x'), coords=coords(psi.shape, pixel))
+    q2 = qy**2 + qx**2
+    propagator = np.exp(-1j*np.pi*wavelength(energy)*dz*q2)
+    there = np.fft.ifft2(np.fft.fft2(psi)*propagator)
+    return xr.DataArray(there.astype('c8'), dims=('y', 'x'), coords=coords(psi.shape, pixel))
 
 # %% ../../nbs/waves/01_prismatic.ipynb #c9feeb32
 _RUN = """
@@ -118,7 +122,8 @@ def prismatic_settings(
     names = dict(filenameAtoms='scene.xyz', filenameOutput='output.h5', algorithm='hrtem', E0=energy/1e3)
     lengths = dict(cellDimX=lx, cellDimY=ly, cellDimZ=c, realspacePixelSizeX=pixel, realspacePixelSizeY=pixel,
                    sliceThickness=thickness, potential3D=projection == 'finite', zSampling=16, potBound=3.)
-    counts = dict(interpolationFactorX=1, interpolationFactorY=1, tileX=1, tileY=1, tileZ=1, numFP=1, numThreads=threads, numGPUs=0)
+    counts = dict(interpolationFactorX=1, interpolationFactorY=1, tileX=1, tileY=1, tileZ=1, numFP=1,
+                  numThreads=threads, numGPUs=0)
     switches = dict(includeThermalEffects=False, includeOccupancy=False, save2DOutput=False, save3DOutput=True,
                     save4DOutput=False, saveComplexOutputWave=True)
     return names | lengths | counts | switches
@@ -153,17 +158,22 @@ def _check_pixels(cell, pixel):
         n = round(l/pixel)
         if n % 4 == 0: continue
         fits = l/(4*math.ceil(l/pixel/4))
-        raise ValueError(f'pixel={pixel:g} gives {n} pixels over {l:g} Å: Prismatic needs a multiple of 4, for instance {fits:.5g} Å')
+        raise ValueError(f'pixel={pixel:g} gives {n} pixels over {l:g} Å: '
+                         f'Prismatic needs a multiple of 4, for instance {fits:.5g} Å')
 
 def _run_in(folder, python, timeout):
     "Run what lies in a folder; what Prismatic said"
+    command = [python, '-c', _RUN]
     env = {**os.environ, 'HOME': str(folder)}
-    try: done = subprocess.run([python, '-c', _RUN], capture_output=True, text=True, cwd=folder, env=env, timeout=timeout)
+    left = f'what it left lies in {folder}'
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, timeout=timeout)
     except subprocess.TimeoutExpired as e:
-        raise RuntimeError(f'Prismatic was stopped after {timeout:g} s; what it left lies in {folder}') from e
-    if done.returncode or not (folder/'wave.npy').exists():
-        said = (done.stdout + done.stderr)[-2000:]
-        raise RuntimeError(f'Prismatic failed (exit status {done.returncode}); what it left lies in {folder}. It said:\n{said}')
+        raise RuntimeError(f'Prismatic was stopped after {timeout:g} s; {left}') from e
+    made = (folder/'wave.npy').exists()
+    if done.returncode or not made:
+        said = done.stdout + done.stderr
+        raise RuntimeError(f'Prismatic failed (exit status {done.returncode}); {left}. It said:\n{said[-2000:]}')
     return done.stdout
 
 # %% ../../nbs/waves/01_prismatic.ipynb #9b0a41b7
@@ -177,7 +187,8 @@ def run_prismatic(
 )->tuple: # (full, particle) DataArrays (y, x); what Prismatic said is in the attribute `messages`
     "Both waves of one configuration by Prismatic"
     s = settings
-    def one(m): return prismatic_wave(numbers[m], positions[m], cell, s.pixel, s.slice_thickness, end, s.energy, s.projection)
-    full = one(np.ones(len(numbers), bool))
+    about = (cell, s.pixel, s.slice_thickness, end, s.energy, s.projection)
+    full = prismatic_wave(numbers, positions, *about)
     if particle.all(): return full, full
-    return full, one(particle) if particle.any() else xr.ones_like(full)
+    if not particle.any(): return full, xr.ones_like(full)
+    return full, prismatic_wave(numbers[particle], positions[particle], *about)

@@ -24,7 +24,7 @@ from .potentials import POTENTIAL, parameters
 def debye_waller_table()->dict: # {formula of the crystal: {symbol: coefficients of B in Å², constant first}}
     "Polynomials of the temperature for the Debye–Waller parameter, valid from 80 to 900 K"
     text = (files('hrtem_seg.waves')/'debye_waller.csv').read_text(encoding='utf-8')
-    lines = [l for l in text.splitlines() if not l.startswith('#')]
+    lines = [line for line in text.splitlines() if not line.startswith('#')]
     table = {}
     for line in lines[1:]:
         crystal, symbol, *coefficients = line.split(',')
@@ -47,41 +47,53 @@ def debye_rms(
     top = theta/temperature
     t, w = np.polynomial.legendre.leggauss(40)
     x = (t + 1)*top/2
-    integral = (w*top/2) @ (x/np.expm1(x))
-    return math.sqrt(_DEBYE/(mass*theta)*(1/4 + integral/top**2))
+    dx = w*top/2
+    integral = dx @ (x/np.expm1(x))
+    mean_square = _DEBYE/(mass*theta)*(1/4 + integral/top**2)
+    return math.sqrt(mean_square)
 
 # %% ../../nbs/waves/02_thermal.ipynb #7e000012
 _NOT_METALS = set('H B C N O F Si P S Cl As Se Br Te I'.split())
 
-def _analogous(cation, anion, like):
-    "{symbol: mean-square displacement} of a compound from three: with another anion, another cation, and both"
-    (c1, a1), (c2, a2), (c3, a3) = like
-    return {cation: c1*c2/c3, anion: a2*a1/a3}
+def _analogous(cation, anion, other_anion, other_cation, both):
+    "{symbol: mean-square displacement} of a compound from those of (cation, anion) in three like it"
+    own_cation, beside_it = other_anion
+    beside_own_anion, own_anion = other_cation
+    neither_cation, neither_anion = both
+    return {cation: own_cation*beside_own_anion/neither_cation,
+            anion: own_anion*beside_it/neither_anion}
 
 @lru_cache
 def _crystals(temperature):
     "{formula: {symbol: mean-square displacement, Å²}} of the table and the estimates"
     out = {}
     for crystal, fitted in debye_waller_table().items():
-        out[crystal] = {s: np.polyval(c[::-1], temperature)/(8*np.pi**2) for s, c in fitted.items()}
-    out['CdSe'] = _analogous('Cd', 'Se', [out[k].values() for k in ('CdTe', 'ZnSe', 'ZnTe')])
+        out[crystal] = {}
+        for symbol, coefficients in fitted.items():
+            b = np.polyval(coefficients[::-1], temperature)
+            out[crystal][symbol] = b/(8*np.pi**2)
+    like = [out[crystal].values() for crystal in ('CdTe', 'ZnSe', 'ZnTe')]
+    out['CdSe'] = _analogous('Cd', 'Se', *like)
     for crystal, theta in DEBYE_TEMPERATURES.items():
-        count = Formula(crystal).count()
-        mass = np.mean([atomic_masses[atomic_numbers[s]] for s in count])
-        out[crystal] = dict.fromkeys(count, debye_rms(theta, mass, temperature)**2)
+        symbols = list(Formula(crystal).count())
+        masses = [atomic_masses[atomic_numbers[s]] for s in symbols]
+        rms = debye_rms(theta, np.mean(masses), temperature)
+        out[crystal] = dict.fromkeys(symbols, rms**2)
     return out
 
 def _mean_square(symbol, around, temperature):
     "Mean-square displacement (Å²) of an element among others"
     crystals = _crystals(temperature)
     others = around - {symbol}
-    compounds = [u2 for u2 in crystals.values() if len(u2) > 1 and symbol in u2 and set(u2) <= around]
-    if compounds: return np.mean([u2[symbol] for u2 in compounds])
+    compounds = [known for known in crystals.values() if len(known) > 1 and set(known) <= around]
+    in_compounds = [known[symbol] for known in compounds if symbol in known]
+    if in_compounds: return np.mean(in_compounds)
     alone = not others or not (around & _NOT_METALS)
     if alone and symbol in crystals: return crystals[symbol][symbol]
     company = f' beside {", ".join(sorted(others))}' if others else ''
-    raise ValueError(f"rms='table': no displacement is known for {symbol}{company}: give rms={{'{symbol}': ..., ...}} in Å "
-                     "for every element, for instance with those of `thermal_displacements` for the others")
+    raise ValueError(f"rms='table': no displacement is known for {symbol}{company}: "
+                     f"give rms={{'{symbol}': ..., ...}} in Å for every element, "
+                     "for instance with those of `thermal_displacements` for the others")
 
 # %% ../../nbs/waves/02_thermal.ipynb #7e00001a
 def thermal_displacements(
@@ -96,7 +108,9 @@ def thermal_displacements(
     else: groups = [set(Formula(what).count())]
     out = {}
     for group in groups:   # particles last: their own values count
-        for symbol in sorted(group): out[symbol] = float(math.sqrt(_mean_square(symbol, group, temperature)))
+        for symbol in sorted(group):
+            mean_square = _mean_square(symbol, group, temperature)
+            out[symbol] = float(math.sqrt(mean_square))
     return out
 
 # %% ../../nbs/waves/02_thermal.ipynb #7e000017
@@ -107,8 +121,12 @@ def _projected(
     "Kirkland's projected potential of an atom, V Å"
     p = parameters()[number]
     total = 0
-    for a, b in p[:6].reshape(3, 2): total = total + 2*a*k0(2*np.pi*math.sqrt(b)*r)
-    for c, d in p[6:].reshape(3, 2): total = total + c/d*np.exp(-(np.pi*r)**2/d)
+    for a, b in p[:6].reshape(3, 2):
+        k = 2*np.pi*math.sqrt(b)
+        total = total + 2*a*k0(k*r)
+    for c, d in p[6:].reshape(3, 2):
+        gaussian = np.exp(-(np.pi*r)**2/d)
+        total = total + c/d*gaussian
     return POTENTIAL*np.pi*total
 
 @lru_cache(maxsize=256)
@@ -123,31 +141,39 @@ def _grating(
     x = (s + 1)/2*top
     r = 1e-3*np.expm1(x)            # dense at the nucleus, to 12 Å
     dr = w/2*top*(r + 1e-3)
-    wave = np.expm1(1j*sigma*_projected(r, number))*2*np.pi*r*dr
+    phase = sigma*_projected(r, number)
+    scattered = np.expm1(1j*phase)*2*np.pi*r*dr
     q = np.linspace(0, 25., 501)
-    return q, (j0(2*np.pi*q[:, None]*r) @ wave)/(1j*sigma*POTENTIAL)
+    hankel = j0(2*np.pi*q[:, None]*r)
+    return q, (hankel @ scattered)/(1j*sigma*POTENTIAL)
 
 @lru_cache(maxsize=256)
 def _absorptive(number, rms, energy, beyond):
     "(frequencies, absorptive scattering factor at them): the integral, once"
     at, amplitude = _grating(number, energy)
-    def f(q): return np.interp(q, at, amplitude)
-    k = np.linspace(beyond, 12., 600)[1:]
-    dk = k[1] - k[0]
-    k = k - dk/2
-    cosine = np.cos((np.arange(24) + .5)*np.pi/24)
+    def f(squared):
+        distance = np.sqrt(np.maximum(squared, 0))
+        return np.interp(distance, at, amplitude)
+    edges = np.linspace(beyond, 12., 600)
+    dk = edges[2] - edges[1]
+    k = edges[1:] - dk/2
+    angles = (np.arange(24) + .5)*np.pi/24
+    cosine = np.cos(angles)
     q = np.linspace(0, 8., 81)
-    out = []
+    integral = []
     for each in q:
         middle = k[:, None]**2 + each**2/4
         cross = each*k[:, None]*cosine
-        there = f(np.sqrt(np.maximum(middle + cross, 0)))
-        back = f(np.sqrt(np.maximum(middle - cross, 0)))
+        there = f(middle + cross)
+        back = f(middle - cross)
         around = (there*np.conj(back)).real.mean(1)
-        diffuse = 1 - np.exp(-4*(np.pi*rms)**2*(k**2 - each**2/4))
-        out.append(2*np.pi*dk*(around*diffuse*k).sum())
-    damping = np.exp(-2*(np.pi*rms*q)**2)
-    return q, interaction(energy)*POTENTIAL/2*damping*np.array(out)
+        exponent = -4*(np.pi*rms)**2*(k**2 - each**2/4)
+        diffuse = 1 - np.exp(exponent)
+        ring = around*diffuse*k
+        integral.append(2*np.pi*dk*ring.sum())
+    phase = np.pi*rms*q
+    damping = np.exp(-2*phase**2)
+    return q, interaction(energy)*POTENTIAL/2*damping*np.array(integral)
 
 def absorptive_factor(
     q,                  # Spatial frequency, 1/Å
@@ -173,5 +199,7 @@ def inelastic_mean_free_path(
     check_range(1, 100, semiangle=semiangle)
     e0 = energy/1e3
     relativistic = (1 + e0/1022)/(1 + e0/511)**2
-    mean_loss = 7.6*number**.36
-    return 10*106*relativistic*(e0/mean_loss)/math.log(2*semiangle*e0/mean_loss)
+    mean_loss = 7.6*number**.36   # eV
+    per_loss = e0/mean_loss
+    nanometres = 106*relativistic*per_loss/math.log(2*semiangle*per_loss)
+    return 10*nanometres
