@@ -1412,6 +1412,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._tagged_size': ( 'micrographs/readers.html#_tagged_size',
                                                                                                'hrtem_seg/micrographs/readers.py'),
+                                               'hrtem_seg.micrographs.readers._tags_of': ( 'micrographs/readers.html#_tags_of',
+                                                                                           'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._through_palette': ( 'micrographs/readers.html#_through_palette',
                                                                                                    'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._tiff_calibration': ( 'micrographs/readers.html#_tiff_calibration',

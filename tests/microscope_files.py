@@ -88,7 +88,8 @@ def write_ser(path, frames, size=6e-11, planned=None):
 
 def write_emi(path, mode='TEM uP SA Zoom Image', voltage=300):
     "What belongs to a SER file: the microscope's settings as XML between other bytes"
-    def known(label, value, unit): return f'<Data><Label>{label}</Label><Value>{value}</Value><Unit>{unit}</Unit></Data>'
+    def known(label, value, unit):
+        return f'<Data><Label>{label}</Label><Value>{value}</Value><Unit>{unit}</Unit></Data>'
     about = known('High tension', voltage, 'kV') + known('Mode', mode, '') + known('Magnification', 400000, 'x')
     xml = f'<ObjectInfo><AcquireDate>Tue Nov 03 10:00:00 2026</AcquireDate><AcquireInfo><CameraNamePath>Ceta' \
           f'</CameraNamePath></AcquireInfo><ExperimentalDescription><Root>{about}</Root></ExperimentalDescription>' \

@@ -2,8 +2,10 @@
 import importlib.util, io, random, struct, warnings, zlib
 from pathlib import Path
 import numpy as np, pytest, tifffile
-from PIL import Image
-from hrtem_seg.micrographs.cleaning import clean, find_spots, find_unknown, fit_light
+import microscope_files as files
+from PIL import Image, ImageDraw
+from scipy.ndimage import gaussian_filter
+from hrtem_seg.micrographs.cleaning import clean, find_ink, find_spots, find_unknown, fit_light
 from hrtem_seg.micrographs.micrograph import micrograph, rescale
 from hrtem_seg.micrographs.readers import READERS, in_angstrom, look, read_micrograph
 
@@ -246,3 +248,338 @@ def test_resampling_keeps_what_is_known():
 
 @pytest.mark.parametrize('size, unit', [(float('nan'), 'nm'), (-1, 'nm'), ('x', 'nm'), (None, 'nm'), (float('inf'), 'nm'), (1, 5)])
 def test_odd_sizes_are_no_calibration(size, unit): assert in_angstrom(size, unit) is None
+
+# Formats of microscopes, written byte by byte
+
+def said_by(work):
+    "(what it gives, the warnings it says)"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        found = work()
+    return found, ' '.join(str(w.message) for w in said)
+
+@needs('rsciio')
+def test_dm3_image_and_stack(tmp_path):
+    about = {'Microscope Info': {'Voltage': 300000., 'Indicated Magnification': 500000.},
+             'DataBar': {'Exposure Time (s)': .5}}
+    one = files.write_dm3(tmp_path/'a.dm3', files.dm_image(COUNTS[0], tags=about))
+    (picture,) = look(one)   # the thumbnail is no image of its own
+    assert picture.about == {'voltage_kV': 300., 'magnification': 500000., 'exposure_s': .5}
+    im = read_micrograph(one)
+    assert (im.values == COUNTS[0]).all()
+    assert im.attrs['pixel'] == pytest.approx(.6)
+    stack = files.write_dm3(tmp_path/'b.dm3', files.dm_image(COUNTS))
+    assert (read_micrograph(stack).values == COUNTS).all()
+    assert (read_micrograph(stack, frame=3).values == COUNTS[3]).all()
+
+@needs('rsciio')
+def test_dm3_of_an_image_its_fft_and_colours(tmp_path):
+    fft = files.dm_image(COUNTS[0].astype('c8'), unit='1/nm', name='FFT')
+    colours = files.dm_image(COUNTS[0].astype('u4'), kind='rgba', name='RGB')
+    f = files.write_dm3(tmp_path/'a.dm3', files.dm_image(COUNTS[0]), fft, colours)
+    assert (read_micrograph(f).values == COUNTS[0]).all()
+    assert ['complex' in look(f)[1].refused, 'colour' in look(f)[2].refused] == [True, True]
+    with pytest.raises(ValueError, match='image 1 .FFT. is refused: its values are complex'):
+        read_micrograph(f, image=1)
+    two = files.write_dm3(tmp_path/'b.dm3', files.dm_image(COUNTS[0]), files.dm_image(COUNTS[1], name='second'))
+    with pytest.raises(ValueError, match='holds 2 images: .* 1 .second.* choose one by image='):
+        read_micrograph(two)
+    assert (read_micrograph(two, image=1).values == COUNTS[1]).all()
+
+@needs('rsciio')
+@pytest.mark.parametrize('unit, says', [('', 'does not say how large'), ('px', 'does not say how large'),
+                                        ('1/nm', 'a Fourier transform'), ('1 / nm', 'a Fourier transform'),
+                                        (None, 'a tag that its reader needs is missing')])
+def test_dm3_units_that_are_no_length(tmp_path, unit, says):
+    f = files.write_dm3(tmp_path/'a.dm3', files.dm_image(COUNTS[0], unit=unit))
+    with pytest.raises(ValueError, match=f'a.dm3 .*{says}'):
+        read_micrograph(f)
+
+@needs('rsciio')
+def test_dm3_pixels_of_a_rounding_camera_and_oblong_ones(tmp_path):
+    rounded = files.write_dm3(tmp_path/'a.dm3', files.dm_image(COUNTS[0], size=(.05070176, .05071414)))
+    assert read_micrograph(rounded).attrs['pixel'] == pytest.approx(.5070795)
+    oblong = files.write_dm3(tmp_path/'b.dm3', files.dm_image(COUNTS[0], size=(.06, .0606)))
+    with pytest.raises(ValueError, match='0.06 nm high and 0.0606 nm wide: expected square ones'):
+        read_micrograph(oblong)
+
+@needs('rsciio')
+def test_dm3_of_another_length_than_it_says(tmp_path):
+    f = files.write_dm3(tmp_path/'a.dm3', files.dm_image(COUNTS[0]))
+    assert said_by(lambda: look(f))[1] == ''
+    f.write_bytes(f.read_bytes() + b'more')
+    assert 'but the file has' in said_by(lambda: look(f))[1]
+
+@needs('rsciio')
+def test_ser_with_and_without_its_emi(tmp_path):
+    f = files.write_ser(tmp_path/'a_1.ser', COUNTS)
+    with pytest.raises(ValueError, match='a SER file without its EMI, which has the unit'):
+        read_micrograph(f)
+    assert (read_micrograph(f, .6).values == COUNTS).all()
+    emi = files.write_emi(tmp_path/'a.emi')
+    for path in (f, emi):
+        im = read_micrograph(path)
+        assert (im.values == COUNTS).all()
+        assert im.attrs['pixel'] == pytest.approx(.6)
+        assert im.attrs['voltage_kV'] == 300
+    files.write_emi(tmp_path/'a.emi', mode='Diffraction')
+    with pytest.raises(ValueError, match='its axes are in 1 / nm'):
+        read_micrograph(f)
+
+@needs('rsciio')
+@pytest.mark.parametrize('n', [1, 3])
+def test_interrupted_ser(tmp_path, n):
+    f = files.write_ser(tmp_path/'a_1.ser', COUNTS[:n], planned=5)
+    im = read_micrograph(f, .6)
+    assert (im.values == (COUNTS[0] if n == 1 else COUNTS[:n])).all()
+    assert n == 1 or 'interrupted: 3 of 5 frames were recorded' in im.attrs['done']
+
+@needs('rsciio')
+@needs('h5py')
+def test_emd_of_velox_and_of_berkeley(tmp_path):
+    for a in (COUNTS[0], COUNTS):
+        im = read_micrograph(files.write_velox(tmp_path/'v.emd', a))
+        assert (im.values == a).all()
+        assert im.attrs['pixel'] == pytest.approx(.6)
+        assert (im.attrs['voltage_kV'], im.attrs['exposure_s']) == (300, .5)
+    mixed = files.write_velox(tmp_path/'m.emd', COUNTS[0], size=(6e-5, 6e-5), units=('um', 'um'))
+    assert read_micrograph(mixed).attrs['pixel'] == pytest.approx(.6)
+    berkeley = files.write_berkeley(tmp_path/'b.emd', COUNTS[0])
+    assert (read_micrograph(berkeley).values == COUNTS[0]).all()
+    assert read_micrograph(berkeley).attrs['pixel'] == pytest.approx(.6)
+    for f in (files.write_velox(tmp_path/'n.emd', COUNTS[0], size=None),
+              files.write_berkeley(tmp_path/'p.emd', COUNTS[0], 1, '')):
+        with pytest.raises(ValueError, match='does not say how large a pixel is .*none: EMD gives 1.0'):
+            read_micrograph(f)
+        assert read_micrograph(f, .6).attrs['pixel'] == .6
+
+@needs('mrcfile')
+@pytest.mark.parametrize('mode', [3, 4, 16, 101])
+def test_mrc_modes_that_are_no_intensity(tmp_path, mode):
+    f = files.write_mrc(tmp_path/'a.mrc', COUNTS[:1].astype('f4'), mode=mode)
+    with pytest.raises(ValueError, match=f'a.mrc is refused: its values are of MRC mode {mode}'):
+        read_micrograph(f, .6)
+
+@needs('mrcfile')
+def test_mrc_without_a_machine_stamp(tmp_path):
+    for order in '<>':
+        f = files.write_mrc(tmp_path/'a.mrc', COUNTS[:1].astype('f4'), order=order, stamp=False)
+        im, said = said_by(lambda: read_micrograph(f))
+        assert (im.values == COUNTS[0]).all()
+        assert 'machine stamp' in said
+
+@needs('mrcfile')
+def test_mrc_stack_volume_and_volumes(tmp_path):
+    a = COUNTS[:4].astype('f4')
+    stack = files.write_mrc(tmp_path/'stack.mrc', a)
+    im, said = said_by(lambda: read_micrograph(stack))
+    assert (im.values == a).all()
+    assert said == ''
+    volume = files.write_mrc(tmp_path/'volume.mrc', a, mz=4, space_group=1)
+    im, said = said_by(lambda: read_micrograph(volume))
+    assert (im.values == a).all()
+    assert 'its 4 sections are one volume' in said
+    volumes = files.write_mrc(tmp_path/'volumes.mrc', a, mz=2, space_group=401)
+    with pytest.raises(ValueError, match='2 volumes of 2 sections: expected images'):
+        read_micrograph(volumes)
+
+@needs('mrcfile')
+def test_mrc_whose_values_are_not_what_its_header_says(tmp_path):
+    import mrcfile
+    with mrcfile.new(tmp_path/'a.mrc') as m:
+        m.set_data(COUNTS[0].astype('f4'))
+        m.voxel_size = .6
+    assert said_by(lambda: read_micrograph(tmp_path/'a.mrc'))[1] == ''
+    whole = bytearray((tmp_path/'a.mrc').read_bytes())
+    whole[1024 + 4*100:1024 + 4*104] = bytes(16)
+    (tmp_path/'a.mrc').write_bytes(whole)
+    assert 'its header speaks of values from' in said_by(lambda: read_micrograph(tmp_path/'a.mrc'))[1]
+
+def test_fei_tiff_is_in_metres(tmp_path):
+    im = read_micrograph(files.write_fei(tmp_path/'a.tif', COUNTS[0]))
+    assert im.attrs['pixel'] == pytest.approx(.6)
+    assert im.attrs['calibration'] == 'FEI TIFF'
+    assert im.attrs['voltage_kV'] == 300
+
+# What a damaged TIFF still tells
+
+def with_tag(path, code, change):
+    "Overwrite the values of a tag of a TIFF's first page"
+    with tifffile.TiffFile(path) as t:
+        tag = t.pages[0].tags[code]
+        where, n = tag.valueoffset, tag.valuebytecount
+    whole = bytearray(path.read_bytes())
+    whole[where:where + n] = change(bytes(whole[where:where + n]))
+    path.write_bytes(whole)
+    return path
+
+@pytest.mark.parametrize('code, change, says', [
+    (257, lambda v: (32).to_bytes(4, 'little'), 'bytes of image data where its size asks for'),    # half as high
+    (258, lambda v: (8).to_bytes(2, 'little'), 'bytes of image data where its size asks for'),     # bits a sample
+    (278, lambda v: (9).to_bytes(4, 'little'), 'pieces of image data where its size asks for'),    # rows a strip
+    (273, lambda v: v[4:8] + v[4:], 'uses the same image data twice'),
+    (273, lambda v: (int.from_bytes(v[:4], 'little') + 40).to_bytes(4, 'little') + v[4:], 'of its pieces overlap'),
+    (273, lambda v: (4).to_bytes(4, 'little') + v[4:], 'lies on its header')])
+def test_directories_that_contradict_themselves(tmp_path, code, change, says):
+    f = with_tag(written(tmp_path, 'a.tif', COUNTS[0], rowsperstrip=7), code, change)
+    try:
+        assert says in said_by(lambda: read_micrograph(f, .6))[1]
+    except ValueError as e:
+        assert 'a.tif' in str(e)
+
+def test_a_tiff_that_was_sent_as_text_is_doubted(tmp_path):
+    f = written(tmp_path, 'a.tif', COUNTS[0])
+    assert said_by(lambda: read_micrograph(f, .6))[1] == ''
+    f.write_bytes(f.read_bytes().replace(b'd\0', b'd\0\r'))   # as line ends grow
+    assert 'belong to nothing' in said_by(lambda: read_micrograph(f, .6))[1]
+
+def test_an_orientation_that_is_not_heeded_is_said(tmp_path):
+    f = written(tmp_path, 'a.tif', COUNTS[0], extratags=[(274, 'H', 1, 3, True)])
+    im, said = said_by(lambda: read_micrograph(f, .6))
+    assert 'orientation tag (3) is not heeded' in said
+
+@needs('rsciio')
+@needs('mrcfile')
+def test_damaged_headers_are_never_read_as_something_else_by_a_bare_exception(tmp_path):
+    "Every damage ends in values, in a warning or in one of three errors that name the file"
+    seeds = [files.write_dm3(tmp_path/'a.dm3', files.dm_image(COUNTS[0])), files.write_ser(tmp_path/'b_1.ser', COUNTS[:2]),
+             files.write_mrc(tmp_path/'c.mrc', COUNTS[:2].astype('f4')), files.write_fei(tmp_path/'d.tif', COUNTS[0]),
+             files.write_velox(tmp_path/'e.emd', COUNTS[0])]
+    rng = random.Random(1)
+    for i in range(150):
+        f = seeds[i % len(seeds)]
+        whole = f.read_bytes()
+        at = rng.randrange(600)
+        bad = tmp_path/f'x_{f.name}'
+        bad.write_bytes(whole[:at] + rng.randbytes(2) + whole[at + 2:])
+        try:
+            said_by(lambda: read_micrograph(bad, .6))
+        except (ValueError, OSError, MemoryError) as e:
+            assert bad.name in str(e)
+
+# Movies
+
+def test_a_folder_of_frames_is_a_movie_in_the_order_of_counting(tmp_path):
+    for i, plane in enumerate(COUNTS):
+        second = tmp_path/'Hour_00'/'Minute_00'/f'Second_{i//2:02d}'
+        second.mkdir(parents=True, exist_ok=True)
+        written(second, f'frame_{i + 8}.tif', plane)   # 8, 9, 10, 11, 12
+    (picture,) = look(tmp_path)
+    assert (picture.frames, picture.shape) == (5, (64, 80))
+    assert (read_micrograph(tmp_path, .6).values == COUNTS).all()
+    assert (read_micrograph(tmp_path, .6, frame=2).values == COUNTS[2]).all()
+
+@needs('rsciio')
+def test_a_folder_of_dm_frames(tmp_path):
+    second = tmp_path/'Hour_00'/'Minute_00'/'Second_00'
+    second.mkdir(parents=True)
+    for i, plane in enumerate(COUNTS):
+        files.write_dm3(second/f'in_situ_{i:04d}.dm3', files.dm_image(plane))
+    im = read_micrograph(tmp_path, lazy=True)
+    assert im.attrs['pixel'] == pytest.approx(.6)
+    assert im.chunks[0] == (1,)*5
+    assert (im.values == COUNTS).all()
+
+def test_frames_that_are_not_of_one_movie(tmp_path):
+    for i in range(3):
+        written(tmp_path, f'f{i}.tif', COUNTS[i])
+    written(tmp_path, 'f1.tif', COUNTS[1, :32])
+    with pytest.raises(ValueError, match='f1.tif has 32 × 80 pixels .* but the first frame 64 × 80'):
+        read_micrograph(tmp_path, .6)
+    written(tmp_path, 'f1.tif', COUNTS[:2], photometric='minisblack')
+    with pytest.raises(ValueError, match='f1.tif holds 2 frames: expected one frame a file'):
+        read_micrograph(tmp_path, .6)
+    Image.fromarray(COUNTS[0]).save(tmp_path/'f1.png')
+    with pytest.raises(ValueError, match=r'several formats \(.png, .tif\)'):
+        read_micrograph(tmp_path, .6)
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(ValueError, match='a folder without a file that can be read'):
+        read_micrograph(tmp_path/'empty', .6)
+
+def test_averaging_and_binning_of_a_movie(tmp_path):
+    f = written(tmp_path, 'a.tif', COUNTS, photometric='minisblack')
+    im = read_micrograph(f, .6, average=2, bin=2)
+    expected = COUNTS[:4].reshape(2, 2, 32, 2, 40, 2).mean((1, 3, 5))
+    assert np.allclose(im.values, expected)
+    assert im.attrs['pixel'] == pytest.approx(1.2)
+    assert im.attrs['done'][-2:] == ['means of 2 frames one after another, the last 1 left out', 'means of 2 × 2 pixels']
+    lazy = read_micrograph(f, .6, average=2, bin=2, lazy=True)
+    assert lazy.chunks[0] == (1, 1)
+    assert (lazy.values == im.values).all()
+    for wrong in (dict(average=6), dict(average=0), dict(bin=5), dict(bin=True), dict(average=2, frame=1)):
+        with pytest.raises(ValueError, match='a.tif: (average|bin)='):
+            read_micrograph(f, .6, **wrong)
+
+def test_a_lazy_movie_with_holes(tmp_path):
+    torn = COUNTS.astype('f4')
+    torn[3, :2] = np.nan
+    f = written(tmp_path, 'a.tif', torn, photometric='minisblack')
+    im, said = said_by(lambda: read_micrograph(f, .6, lazy=True))
+    assert '160 of 5120 pixels hold no finite number' in said
+    assert im.chunks is not None
+    assert not im.valid[:2].any()
+    assert np.isfinite(im.values).all()
+
+# Bars, text and masks
+
+@pytest.mark.parametrize('value', [0, 255])
+@pytest.mark.parametrize('size', [14, 24])
+def test_burnt_in_text_counts_as_unknown(value, size):
+    a = np.random.default_rng(0).normal(130, 14, (256, 320)).clip(1, 254).astype('u1')
+    im = Image.fromarray(a)
+    draw = ImageDraw.Draw(im)
+    draw.text((20, 205), '5 nm', fill=value, font_size=size)
+    draw.line((20, 240, 90, 240), fill=value, width=3)
+    burnt = np.asarray(im)
+    cleaned = clean(micrograph(burnt, .6))
+    unknown = ~cleaned.valid.values
+    assert unknown[burnt != a].mean() > .9
+    assert unknown.mean() < .1
+    assert 'text of one value marked as unknown' in cleaned.attrs['done'][0]
+
+def test_clipped_noise_is_no_text():
+    a = gaussian_filter(np.random.default_rng(0).normal(0, 1, (256, 256)), 1.5)
+    for share in (.01, .35, 2, 10):
+        low, high = np.percentile(a, (share, 100 - share))
+        stretched = (255*(a - low)/(high - low)).clip(0, 255).astype('u1')
+        assert not find_ink(stretched).any()
+
+def test_a_drawn_mask_counts_as_unknown(tmp_path):
+    drawn = np.zeros((64, 80), bool)
+    drawn[50:, :30] = True
+    Image.fromarray(drawn).save(tmp_path/'unknown.png')
+    im = micrograph(COUNTS[0], .6)
+    for mask in (drawn, tmp_path/'unknown.png', str(tmp_path/'unknown.png')):
+        assert (clean(im, unknown=mask).valid.values == ~drawn).all()
+    with pytest.raises(ValueError, match='expected the same'):
+        clean(im, unknown=drawn[:-1])
+    with pytest.raises(ValueError, match='the mask leaves 0.0%'):
+        clean(im, unknown=np.ones((64, 80), bool))
+    with pytest.raises(FileNotFoundError, match='none.png'):
+        clean(im, unknown=tmp_path/'none.png')
+
+def test_ome_movies_and_what_pillow_writes_are_not_doubted(tmp_path):
+    movie = written(tmp_path, 'a.ome.tif', COUNTS, metadata={'axes': 'TYX'})
+    im, said = said_by(lambda: read_micrograph(movie, .6))
+    assert (im.values == COUNTS).all()
+    assert said == ''
+    for compression in (None, 'tiff_deflate', 'packbits'):
+        Image.fromarray(COUNTS[0]).save(tmp_path/'b.tif', compression=compression)
+        im, said = said_by(lambda: read_micrograph(tmp_path/'b.tif', .6))
+        assert (im.values == COUNTS[0]).all()
+        assert said == ''
+
+@pytest.mark.skipif(importlib.util.find_spec('imagecodecs') is not None, reason='imagecodecs is installed')
+def test_a_compression_that_needs_a_package_names_it(tmp_path):
+    Image.fromarray(COUNTS[0]).save(tmp_path/'a.tif', compression='tiff_lzw')
+    with pytest.raises(ValueError, match='a.tif .* pip install imagecodecs'):
+        read_micrograph(tmp_path/'a.tif', .6)
+
+def test_one_bit_palette_and_alpha_of_a_png_in_colour(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (64, 80, 4)).astype('u1'), 'RGBA').save(tmp_path/'a.png')
+    with pytest.raises(ValueError, match='a.png is refused: it is in colour'):
+        read_micrograph(tmp_path/'a.png', .6)
+    Image.fromarray(rng.integers(0, 255, (64, 80, 3)).astype('u1')).convert('P').save(tmp_path/'b.png')
+    with pytest.raises(ValueError, match='b.png is refused: it has a palette of colours'):
+        read_micrograph(tmp_path/'b.png', .6)

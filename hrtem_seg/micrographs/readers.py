@@ -269,6 +269,8 @@ def _directory_doubts(page):
         yield f'its orientation tag ({orientation.value}) is not heeded: the image may be mirrored or rotated'
     pieces = len(page.dataoffsets)
     expected = int(np.prod(page.chunked))
+    if page.compression == 1 and len(set(page.dataoffsets)) < pieces:
+        yield 'it uses the same image data twice'
     if pieces != expected:
         yield f'it has {pieces} pieces of image data where its size asks for {expected}'
     if page.compression == 1 and page.bitspersample in (8, 16, 32, 64):
@@ -278,13 +280,18 @@ def _directory_doubts(page):
         if there != asked:
             yield f'it has {there} bytes of image data where its size asks for {asked}'
 
+def _tags_of(page):
+    "The tags that were read; of the pages after the first, tifffile may read only where their data are"
+    return getattr(page, 'tags', ())
+
 def _spans(tif):
     "(first byte, byte after the last) of all that the directories of a TIFF speak of"
     layout = tif.tiff
     for page in tif.pages:
-        directory = layout.tagnosize + layout.tagsize*len(page.tags) + layout.offsetsize
+        tags = _tags_of(page)
+        directory = layout.tagnosize + layout.tagsize*len(tags) + layout.offsetsize
         yield page.offset, page.offset + directory
-        for tag in page.tags:
+        for tag in tags:
             if tag.valuebytecount > layout.offsetsize:
                 yield tag.valueoffset, tag.valueoffset + tag.valuebytecount
         for start, n in zip(page.dataoffsets, page.databytecounts):
@@ -309,7 +316,8 @@ def _layout_doubts(tif):
     tif.filehandle.seek(end)
     left = tif.filehandle.read()
     spare = 0 if end == data_end else SPARE
-    points_elsewhere = any(code in page.tags for page in tif.pages for code in (330, 34665, 34853))
+    codes = {tag.code for page in tif.pages for tag in _tags_of(page)}
+    points_elsewhere = codes & {330, 34665, 34853}   # sub-images, and what cameras write
     if left.strip(b'\0') and len(left) > spare and not points_elsewhere:
         yield f'{len(left)} bytes at its end belong to nothing'
 
@@ -634,6 +642,8 @@ def _attempt(path, work):
         raise PermissionError(f'{path}: not allowed to read it') from None
     except Exception as e:   # readers of damaged files raise whatever they like
         text = ' '.join(str(e).split()) or type(e).__name__
+        if 'imagecodecs' in text:
+            text = f'its compression needs imagecodecs, which is not installed: pip install imagecodecs ({text})'
         raise ValueError(f'{path} is not a readable image: {text[:300]}') from None
 
 # %% ../../nbs/micrographs/01_readers.ipynb #198bd30a
