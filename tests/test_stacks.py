@@ -110,7 +110,7 @@ def test_cluster_that_is_not_there(tmp_path):
 def test_structure_does_not_depend_on_its_neighbours(whole):
     settings = stack_record(whole)['settings']
     made, ds = make_structure(settings, 6), open_stack(whole)
-    assert (made['samples'][1]['image'] == ds.image.values[13]).all()
+    assert (made.samples[1].pictures['image'] == ds.image.values[13]).all()
 
 def test_existing_store_is_never_overwritten(whole, tmp_path):
     before = bits(whole)
@@ -146,7 +146,7 @@ def test_damage_is_found_named_and_mended(whole, tmp_path):
     (path/'mask'/'c'/'0'/'0'/'0').unlink()
     wave = path/'waves'/'full'/'c'/'7'/'0'/'0'/'0'/'0'; wave.write_bytes(wave.read_bytes()[:1000])
     record = path/'finished'/'000003.json'; record.write_text(record.read_text()[:-500])
-    assert {(d['number'], os.path.basename(os.path.dirname(d['file']))) for d in damaged(path)} == {(4, '0'), (0, '0'), (7, '0'), (3, 'finished')}
+    assert {(d.number, os.path.basename(os.path.dirname(d.file))) for d in damaged(path)} == {(4, '0'), (0, '0'), (7, '0'), (3, 'finished')}
     repair(path)
     assert damaged(path) == [] and bits(path) == bits(whole)
 
@@ -191,7 +191,7 @@ def test_instances_and_grains_are_kept_checked_and_mended(tmp_path):
     for k in ('image', 'mask', 'instance', 'grain'): assert (again[k].values == ds[k].values[1]).all()
     before = {f: f.read_bytes() for f in path.glob('*/c/*/*/*')}
     chunk = path/'instance'/'c'/'1'/'0'/'0'; chunk.write_bytes(chunk.read_bytes()[:-5])
-    assert [d['file'] for d in damaged(path)] == [str(chunk)]
+    assert [d.file for d in damaged(path)] == [str(chunk)]
     repair(path)
     assert damaged(path) == [] and before == {f: f.read_bytes() for f in path.glob('*/c/*/*/*')}
     other = generate(tmp_path/'binned', source=path, workers=0, progress=False, **{k: v for k, v in PAIR.items() if k not in ('scene', 'wave', 'seed')} | dict(camera={'binning': 2}, mask={'kind': 'projection'}, labels=['instance']))
@@ -283,7 +283,7 @@ def test_lost_chunks_are_left_out_and_made_again(small, mine):
     mask = mine/'mask'/'c'/'2'/'0'/'0'; mask.write_bytes(mask.read_bytes()[:20])     # an interrupted copy
     with pytest.warns(UserWarning, match='2 of 3 structures are left out'): ds = open_stack(mine)
     assert ds.number.values.tolist() == [0]
-    assert [d['number'] for d in lost(mine)] == [1, 2]
+    assert [d.number for d in lost(mine)] == [1, 2]
     again = generate(mine, **SMALL)
     assert (again.image.values == open_stack(small).image.values).all() and lost(mine) == []
     for k in range(3): (mine/'image'/'c'/str(k)/'0'/'0').unlink()
@@ -322,10 +322,10 @@ def test_a_place_that_cannot_be_written_is_named_before_any_work(tmp_path, where
 def test_a_full_disk_stops_the_job_and_keeps_what_is_there(tmp_path, monkeypatch):
     import errno, hrtem_seg.data.generation as g
     real, asked = g.write_structure, []
-    def full(path, number, *a, **k):
-        asked.append(number)
-        if number: raise OSError(errno.ENOSPC, 'No space left on device')
-        return real(path, number, *a, **k)
+    def full(path, made):
+        asked.append(made.number)
+        if made.number: raise OSError(errno.ENOSPC, 'No space left on device')
+        return real(path, made)
     monkeypatch.setattr(g, 'write_structure', full)
     with pytest.raises(RuntimeError, match='1 of 2 structures failed.*No space left'): generate(tmp_path/'stack', **SMALL)
     assert asked == [0, 1] and finished(tmp_path/'stack') == [0]

@@ -12,17 +12,23 @@ from ..imaging.cameras import CAMERAS
 
 # %% ../../nbs/data/05_presets.ipynb #f8a8cfdf
 PUBLISHED_2021 = dict(
-    scene=dict(material='Au', n_particles=1, radius=['truncnorm', 40., 10., 30., 50.], n_defects=['integers', 0, 3],
-               substrate={'kind': 'carbon', 'density': 2.2}, thickness=50., cell=[128., 128.], depth=.1, placement='inside'),
-    wave=dict(pixel=.1, slice_thickness=2., energy=300e3, phonons=8, rms=.1, pairs=False, band=.5, aperture='square'),
-    sampling='wave', optics=dict(focal_spread=15.), doses=[100., 300., 600., 900., 1200.], defocus=['normal', 30., 20.], crop=512,
-    camera=None, mask=dict(kind='phase', threshold=math.pi/12, sigma=1., cut=.1))
+    scene=dict(
+        material='Au', n_particles=1, radius=['truncnorm', 40., 10., 30., 50.], n_defects=['integers', 0, 3],
+        substrate={'kind': 'carbon', 'density': 2.2}, thickness=50., cell=[128., 128.], depth=.1, placement='inside'),
+    wave=dict(
+        pixel=.1, slice_thickness=2., energy=300e3, phonons=8, rms=.1, pairs=False, band=.5, aperture='square'),
+    sampling='wave', optics=dict(focal_spread=15.), doses=[100., 300., 600., 900., 1200.],
+    defocus=['normal', 30., 20.], crop=512, camera=None,
+    mask=dict(kind='phase', threshold=math.pi/12, sigma=1., cut=.1))
 
 # %% ../../nbs/data/05_presets.ipynb #20e9e624
 PUBLISHED_2025 = dict(
-    scene=dict(material='CdSe', n_particles=['integers', 1, 5], radius=['uniform', 15., 25.], n_defects=['integers', 0, 2],
-               substrate={'kind': 'carbon', 'density': 2.2}, thickness=['uniform', 20., 80.], cell=[128., 128.], separation=10., placement='inside'),
-    wave=dict(pixel=.1, slice_thickness=2., energy=300e3, phonons=8, rms=.1, pairs=False, band=.5, aperture='square'),
+    scene=dict(
+        material='CdSe', n_particles=['integers', 1, 5], radius=['uniform', 15., 25.], n_defects=['integers', 0, 2],
+        substrate={'kind': 'carbon', 'density': 2.2}, thickness=['uniform', 20., 80.], cell=[128., 128.],
+        separation=10., placement='inside'),
+    wave=dict(
+        pixel=.1, slice_thickness=2., energy=300e3, phonons=8, rms=.1, pairs=False, band=.5, aperture='square'),
     sampling='wave', optics=dict(focal_spread=10.), doses=[400.], defocus=['normal', -100., 15.], crop=512,
     camera=None, mask=dict(kind='phase', threshold=math.pi/16, sigma=1.6, cut=.1))
 
@@ -33,8 +39,10 @@ _lens = dict(
     focal_spread=['uniform', 5., 20.], vibration=['uniform', 0., .6])
 
 REALISTIC = dict(
-    scene=dict(material='Au', n_particles=['integers', 1, 5], radius=['lognormal', 20., .35], n_defects=['integers', 0, 3],
-               substrate='quenched_carbon', thickness=['uniform', 15., 60.], cell=[128., 128.], separation=0., overlap=.1, placement='anywhere'),
+    scene=dict(
+        material='Au', n_particles=['integers', 1, 5], radius=['lognormal', 20., .35], n_defects=['integers', 0, 3],
+        substrate='quenched_carbon', thickness=['uniform', 15., 60.], cell=[128., 128.], separation=0., overlap=.1,
+        placement='anywhere'),
     wave=dict(pixel=.2, slice_thickness=2., energy=300e3, rms='table', absorption='thermal', acceptance=3.),
     pixel=.2, sampling='area', optics=_lens, doses=[['lognormal', 400., .5]], defocus=['uniform', -400., 0.], crop=576,
     camera={**CAMERAS['scintillator'], 'binning': 3, 'illumination': ['uniform', 0., .1]},

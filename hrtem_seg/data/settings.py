@@ -8,7 +8,7 @@ __all__ = ['WAVE', 'is_distribution', 'draw_all', 'plain_settings', 'StackSettin
 
 # %% ../../nbs/data/01_settings.ipynb #14a5a69b
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 import numpy as np, xarray as xr
 from ..core.checks import check_in, check_range
 from ..core.units import coords
@@ -24,7 +24,9 @@ from .stacks import LABELS, PRECISION
 # %% ../../nbs/data/01_settings.ipynb #70b80586
 def is_distribution(v)->bool:
     "Whether a list or a tuple is the name of a distribution and its parameters"
-    return isinstance(v, (list, tuple)) and len(v) > 1 and isinstance(v[0], str) and v[0] in DISTRIBUTIONS
+    if not isinstance(v, (list, tuple)) or len(v) < 2:
+        return False
+    return isinstance(v[0], str) and v[0] in DISTRIBUTIONS
 
 def draw_all(
     rng:np.random.Generator,
@@ -33,8 +35,10 @@ def draw_all(
     "The settings with every distribution drawn"
     if isinstance(settings, dict):
         return {k: draw_all(rng, v) for k, v in settings.items()}
-    if not isinstance(settings, (list, tuple)): return settings
-    if is_distribution(settings): return draw(rng, settings)
+    if not isinstance(settings, (list, tuple)):
+        return settings
+    if is_distribution(settings):
+        return draw(rng, settings)
     return [draw_all(rng, v) for v in settings]
 
 # %% ../../nbs/data/01_settings.ipynb #49552ed8
@@ -49,14 +53,15 @@ def _plain(name, value):
         return {str(k): _plain(f'{name}[{k!r}]', v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(f'{name}[{i}]', v) for i, v in enumerate(value)]
-    try: return plain(value)
+    try:
+        return plain(value)
     except (ValueError, TypeError):
         kind = '' if isinstance(value, float) else f' of type {type(value).__name__}'
         raise ValueError(f'{name}={value!r}{kind}: expected a finite number, a word, or lists and dictionaries '
                          f'of them') from None
 
 # %% ../../nbs/data/01_settings.ipynb #9615dc31
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StackSettings:
     "What a stack is asked to be"
     n_structures:int
@@ -64,6 +69,7 @@ class StackSettings:
     scene:dict               # As for `draw_scene`
     wave:dict                # As for `exit_wave`
     pixel:float|None         # Of the camera, Å; None takes the one that just holds the image
+    sampling:str|None='area' # One of SAMPLINGS: how the pixels come from the intensity
     optics:dict              # As for `image`
     doses:list               # e/Å²; each may be a distribution
     defocus:object           # C1 from zero defocus, Å, or a distribution
@@ -71,10 +77,9 @@ class StackSettings:
     crop:int|None            # Pixels of the camera; None for the whole cell
     camera:dict|None         # As for `detect`; None counts electrons
     mask:dict                # As for `particle_mask`
+    labels:list|tuple=()     # Besides the mask
     splits:dict              # Fractions of the structures
     keep:str|None            # One of PRECISION
-    labels:tuple=()          # Besides the mask
-    sampling:str='area'      # One of SAMPLINGS: how the pixels come from the intensity
     old:bool=False           # Whether the record has no `sampling`
 
     @property
@@ -83,24 +88,42 @@ class StackSettings:
         return len(self.doses)*self.images_per_structure
 
     @classmethod
-    def from_record(cls, record:dict):
-        "From a stack's record; an old one is read as what it meant then"
+    def as_written(cls, record:dict):
+        "From a stack's record, word for word; an old one has no `sampling`"
         unknown = [k for k in record if k not in cls.__dataclass_fields__ or k == 'old']
         if unknown:
-            raise ValueError(f'{unknown[0]}={record[unknown[0]]!r}: no setting of this version of hrtem_seg; a '
-                             f'newer one may know it')
-        return cls(**record) if 'sampling' in record else cls(**read_old(record), old=True)
+            name = unknown[0]
+            raise ValueError(f'{name}={record[name]!r}: no setting of this version of hrtem_seg; a newer one '
+                             f'may know it')
+        return cls(**{'sampling': None, **record})
+
+    @classmethod
+    def from_record(cls, record:dict):
+        "From a stack's record; an old one is read as what it meant then"
+        written = cls.as_written(record)
+        return written if 'sampling' in record else cls(**read_old(record), old=True)
+
+    def to_record(self)->dict:
+        "As it is written: labels that nobody asked for leave no trace, nor does the sampling of an old stack"
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'old'}
+        if self.labels in ([], ()):
+            del record['labels']
+        if self.sampling is None:
+            del record['sampling']
+        return record
 
 # %% ../../nbs/data/01_settings.ipynb #16758606
 def read_old(
     record:dict, # Settings of a stack, without `sampling`
 )->dict:
     "The settings of an old stack, in today's words"
-    scene = name_defaults(record['scene'], before=True)
-    optics = optics_settings(record['optics'], old=True)
-    camera = camera_settings(record['camera'], old=True)
-    mask = mask_settings(record['mask'], old=True)
-    return {**record, 'scene': scene, 'optics': optics, 'camera': camera, 'mask': mask, 'sampling': 'wave'}
+    words = StackSettings.as_written(record)
+    return {**record,
+            'scene': name_defaults(words.scene, before=True),
+            'optics': optics_settings(words.optics, old=True),
+            'camera': camera_settings(words.camera, old=True),
+            'mask': mask_settings(words.mask, old=True),
+            'sampling': 'wave'}
 
 # %% ../../nbs/data/01_settings.ipynb #c5e15454
 def keyword_names(
@@ -120,7 +143,8 @@ def check_drawn(
 ):
     "Raise for the first value, or the first that is drawn of it, that is not a number within [lo, hi]"
     for name, value in values.items():
-        try: drawn = draw(np.random.default_rng(0), value)
+        try:
+            drawn = draw(np.random.default_rng(0), value)
         except ValueError as e:
             raise ValueError(f'{name}={value!r}: {e}') from None
         check_range(lo, hi, **{name: drawn})
@@ -152,17 +176,24 @@ def check_recording(
         detect(clean, 100., rng, **draw_all(rng, camera))
 
 # %% ../../nbs/data/01_settings.ipynb #4f29077d
+def _check_dictionary(name, value):
+    if not isinstance(value, dict):
+        raise ValueError(f'{name}={value!r}: expected a dictionary')
+
+def _check_whole(name, value, least):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f'{name}={value!r}: expected a whole number of at least {least}')
+
 def _check_kinds(s):
     "Refuse a value of another kind"
-    for name in ('scene', 'wave', 'optics', 'mask', 'splits', *(['camera'] if s.camera is not None else [])):
-        value = getattr(s, name)
-        if not isinstance(value, dict):
-            raise ValueError(f'{name}={value!r}: expected a dictionary')
-    least = {'n_structures': 1, 'images_per_structure': 1, 'crop': 2}
-    for name in ('n_structures', 'images_per_structure', *(['crop'] if s.crop is not None else [])):
-        value = getattr(s, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
-            raise ValueError(f'{name}={value!r}: expected a whole number of at least {least[name]}')
+    for name in ('scene', 'wave', 'optics', 'mask', 'splits'):
+        _check_dictionary(name, getattr(s, name))
+    if s.camera is not None:
+        _check_dictionary('camera', s.camera)
+    _check_whole('n_structures', s.n_structures, 1)
+    _check_whole('images_per_structure', s.images_per_structure, 1)
+    if s.crop is not None:
+        _check_whole('crop', s.crop, 2)
     if not isinstance(s.labels, (list, tuple)):
         raise ValueError(f'labels={s.labels!r}: expected a list of some of {", ".join(LABELS[1:])}')
     if not isinstance(s.doses, list) or not s.doses:
@@ -181,16 +212,20 @@ def check_settings(
     "Refuse what cannot be done, by name, before anything is made"
     s = settings
     _check_kinds(s)
-    for d in s.doses: check_drawn(1e-3, 1e7, dose=d)
-    if s.pixel is not None: check_range(.01, 10, pixel=s.pixel)
+    for dose in s.doses:
+        check_drawn(1e-3, 1e7, dose=dose)
+    if s.pixel is not None:
+        check_range(.01, 10, pixel=s.pixel)
     check_in(SAMPLINGS, sampling=s.sampling)
     if s.sampling == 'wave' and s.pixel is not None and not s.old:
         raise ValueError(f"pixel={s.pixel!r} with sampling='wave', which images on the wave's own pixel: "
                          f"expected pixel=None")
     check_in(PRECISION, keep=s.keep)
-    for k in s.wave: check_in(WAVE, wave=k)
+    for name in s.wave:
+        check_in(WAVE, wave=name)
     mask_settings(s.mask)
-    for k in s.labels: check_in(LABELS[1:], labels=k)
+    for name in s.labels:
+        check_in(LABELS[1:], labels=name)
     _check_splits(s.splits)
     rng_for(s.seed)
     draw_scene(np.random.default_rng(0), **s.scene)
