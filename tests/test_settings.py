@@ -3,7 +3,7 @@ import ast, json, os, signal, string, subprocess, sys, time
 from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings as how, strategies as st
-from hrtem_seg.experiments.settings import COMMON, Parameter, check_values, injected_names, list_studies, literal, parameters, study_settings, toy_study, used
+from hrtem_seg.experiments.settings import COMMON, Parameter, check_values, injected_names, list_studies, literal, parameters, sizes, stack_settings, study_settings, toy_study, used
 
 CELL = """doses: list = [30., 600.] # e/Å²
 epochs: int = 3 # passes over the data
@@ -102,3 +102,16 @@ def test_ctrl_c_in_a_study_says_one_line(tmp_path):
     said = run.communicate(timeout=60)[1]
     assert run.returncode == 130 and 'stopped' in said, said[-2000:]
     assert said.count('\n') < 8 and 'Traceback' not in said, said[-3000:]
+
+def test_a_settings_file_of_ones_own_counts_and_is_checked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert study_settings('dose')['n_structures'] == 256 and 'mine' not in sizes('dose')
+    own = tmp_path/'settings.ini'
+    own.write_text("[DEFAULT]\nlib_name = other\n\n[dose]\nn_structures = 90\n\n[dose.mine]\nepochs = 2\n\n[stack.mine]\nn_structures = 3\n\n[tox]\nenvlist = py\n")
+    mine = study_settings('dose', 'mine')
+    assert (mine['n_structures'], mine['epochs'], mine['replicates']) == (90, 2, 5)   # the last is the project's
+    assert stack_settings('mine') == {'n_structures': 3} and stack_settings('demo')
+    own.write_text('[dose]\nreplicate = 3\n')
+    with pytest.raises(ValueError, match="unknown setting 'replicate'"): study_settings('dose')
+    own.write_text('replicates = 3\n')
+    with pytest.raises(ValueError, match=f'(?s)no section headers.*{own}'): study_settings('dose')

@@ -135,12 +135,26 @@ def _check_least(name, value, where):
         raise ValueError(f'{where}: {name} = {value!r}: expected a whole number from {LEAST[name]} on')
 
 # %% ../../nbs/experiments/04_settings.ipynb #1b7b133c
-def _read_ini(project):
+def _parsed(path):
     ini = configparser.ConfigParser(interpolation=None, delimiters=('=',), comment_prefixes=('#',))
     ini.optionxform = str  # keys are Python names: case counts
-    text = (project/'settings.ini').read_text(encoding='utf-8')
-    try: ini.read_string(text, source='settings.ini')
+    try: ini.read_string(path.read_text(encoding='utf-8'), source=str(path))
     except configparser.Error as e: raise ValueError(str(e)) from None
+    return ini
+
+def _is_ours(section, studies): return section.split('.')[0] in ('stack', *studies)
+
+def _read_ini(project):
+    "The project's settings.ini, and what that of the folder one works in adds to it"
+    shared, own = project/'settings.ini', Path.cwd()/'settings.ini'
+    ini = _parsed(shared)
+    if not own.is_file() or own.samefile(shared) or project != project_folder(): return ini
+    added = _parsed(own)
+    studies = list_studies(project)
+    ours = [s for s in added.sections() if _is_ours(s, studies)]
+    for section in ours:   # other programs have a settings.ini as well, and values for all sections
+        values = {k: v for k, v in added[section].items() if k not in added.defaults()}
+        ini.read_dict({section: values})
     return ini
 
 def _overlays(ini, name):
