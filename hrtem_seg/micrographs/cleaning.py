@@ -212,9 +212,10 @@ def _surroundings(plane, at, reach):
     "Values of the squares around places (n, 2), as (n, pixels)"
     side = np.arange(-reach, reach + 1)
     down, across = np.meshgrid(side, side, indexing='ij')
-    y, x = at[:, :1], at[:, 1:]
-    rows = _mirrored(y + down.ravel(), plane.shape[0])
-    columns = _mirrored(x + across.ravel(), plane.shape[1])
+    y = at[:, :1] + down.ravel()
+    x = at[:, 1:] + across.ravel()
+    rows = _mirrored(y, plane.shape[0])
+    columns = _mirrored(x, plane.shape[1])
     return plane[rows, columns]
 
 def _stand_out(plane, far, spread):
