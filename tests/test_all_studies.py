@@ -39,3 +39,21 @@ def test_all_results_gather_into_one_table(everything):
     assert r.returncode == 0, r.stderr
     table = pd.read_csv(everything['out']/'results.csv')
     assert set(table.study) == set(OTHERS)
+
+def test_replicates_may_differ_in_structures_too(everything):
+    "The first replicate is that of the shared structures, made already; the second has images and networks of its own"
+    out = everything['out']
+    before = {f.name for f in out.glob('tasks/*') if f.suffix == ''}
+    done = run_cli('study', 'defocus', '--size', 'tiny', '--out', out, '-p', 'structures', "'drawn'", '-p', 'replicates', '2')
+    assert done.returncode == 0, done.stderr[-3000:]
+    new = {f.name for f in out.glob('tasks/*') if f.suffix == ''} - before
+    assert sorted(n.split('-')[0] for n in new) == ['make_network']*2 + ['make_stack']*2
+    folder, = out.glob('defocus-tiny-*')
+    table = pd.read_csv(folder/'table.csv')
+    assert table.groupby('replicate').train.nunique().to_dict() == {0: 2, 1: 2}
+    shared = pd.read_csv(out/'defocus-tiny/table.csv')
+    first = table[table.replicate == 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, shared)
+    seeds = {n: read_json(out/'tasks'/n/'task.json')['settings'].get('seed') for n in new}
+    assert {s for n, s in seeds.items() if n.startswith('make_stack')} == {10001}, 'stacks of the second replicate have a seed of their own'
+    assert 'structures drawn' in read_json(folder/'result.json')['summary'][0]

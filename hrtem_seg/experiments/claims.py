@@ -30,7 +30,7 @@ def _mean(a, axis): return a.mean(axis)
 def _difference(a, b, axis): return a.mean(axis) - b.mean(axis)
 
 def _above(x, y, margin, seed):
-    "p of 'the effect is above the margin': Student's or Welch's t, and permutation (sign flips where there is one list)"
+    "p of 'the effect is above the margin': Student's or Welch's t, and permutation (sign flips of one list)"
     x = x - margin
     how = dict(alternative='greater', random_state=seed)
     if y is None:
@@ -52,25 +52,35 @@ def _sides(x, y, alternative, margin, seed):
     if alternative == 'within':
         inside = np.maximum(_below(x, y, margin, seed), _above(x, y, -margin, seed))
         beyond = np.minimum(_above(x, y, margin, seed), _below(x, y, -margin, seed))
-        # either end speaks against it, so the smaller t counts twice; doubled too, no exact p of five pairs could reach 0.05
+        # either end speaks against it, so the smaller t counts twice;
+        # doubled too, no exact p of five pairs could reach 0.05
         return inside, np.minimum(1, beyond*[2, 1])
     up = _above(x, y, margin, seed)
     down = _below(x, y, margin, seed)
-    if alternative == 'two-sided': return np.minimum(1, 2*np.minimum(up, down)), (np.nan, np.nan)
-    return (up, down) if alternative == 'greater' else (down, up)
+    if alternative == 'greater': return up, down
+    if alternative == 'less': return down, up
+    smaller = np.minimum(up, down)
+    nothing_against = (np.nan, np.nan)
+    return np.minimum(1, 2*smaller), nothing_against
 
 # %% ../../nbs/experiments/01_claims.ipynb #d0f4f84d
 def _spread(x, y):
     "Standard deviation that an effect is measured in, and its degrees of freedom"
-    if y is None: return x.std(ddof=1), len(x) - 1
-    df = len(x) + len(y) - 2
-    squares = (len(x) - 1)*x.var(ddof=1) + (len(y) - 1)*y.var(ddof=1)
+    df_x = len(x) - 1
+    if y is None: return x.std(ddof=1), df_x
+    df_y = len(y) - 1
+    df = df_x + df_y
+    squares_x = df_x*x.var(ddof=1)
+    squares_y = df_y*y.var(ddof=1)
+    squares = squares_x + squares_y
     return np.sqrt(squares/df), df
 
 # %% ../../nbs/experiments/01_claims.ipynb #826f5710
 TESTED = ('low', 'high', 'p', 'p_exact', 'against', 'against_exact', 'size')
 
-def _alike(values): return np.ptp(values) <= 1e-12*abs(values).max()
+def _alike(values):
+    rounding = 1e-12*abs(values).max()
+    return np.ptp(values) <= rounding
 
 def _size(x, y, alternative, margin):
     "Hedges' g of the effect's distance from the margin"
@@ -97,10 +107,14 @@ def _tested(x, y, alternative, margin, seed):
 # %% ../../nbs/experiments/01_claims.ipynb #e854beee
 def _pairs(x, y, statement):
     "Both lists where both have a value"
-    if y is None or len(x) != len(y):
-        raise ValueError(f'{statement!r}: paired=True with {len(x)} and {0 if y is None else len(y)} values, which are no pairs')
-    both = np.isfinite(x) & np.isfinite(y)
-    return x[both], y[both]
+    there = [] if y is None else y
+    if len(x) != len(there):
+        counted = f'{len(x)} and {len(there)} values'
+        raise ValueError(f'{statement!r}: paired=True with {counted}, which are no pairs')
+    finite_x = np.isfinite(x)
+    finite_y = np.isfinite(there)
+    both = finite_x & finite_y
+    return x[both], there[both]
 
 def _finite(name, values, statement):
     found = values[np.isfinite(values)]
@@ -113,7 +127,7 @@ def claim(
     a,             # A number per replicate; NaN for one that failed
     b=None,        # The numbers to compare with; None compares the mean of `a` with `margin`
     *,
-    alternative:str='greater', # The effect is 'greater' or 'less' than margin, differs from it ('two-sided'), or is 'within' ±margin
+    alternative:str='greater', # The effect is 'greater' or 'less' than margin, 'two-sided', or 'within' ±margin
     margin:float=0.,           # What the effect is held against, in units of the metric
     paired:bool=False,         # a[i] and b[i] belong to one replicate: same seed, or parent and child
     published=None,            # The published effect or words about it, for the table
@@ -141,7 +155,9 @@ def _holm(p):
     "Holm's corrected p, where there is one"
     ordered = p.dropna().sort_values(kind='stable')
     times = np.arange(len(ordered), 0, -1)
-    return (ordered*times).cummax().clip(upper=1).reindex(p.index)
+    raised = (ordered*times).cummax()
+    capped = raised.clip(upper=1)
+    return capped.reindex(p.index)
 
 # %% ../../nbs/experiments/01_claims.ipynb #3a4648ef
 def verdicts(
@@ -167,17 +183,22 @@ _COLORS = dict(zip(VERDICTS, ('C0', 'C3', '.6')))
 def _draw_claim(ax, y, row):
     "One claim: its interval and effect, and bars at what it is held against"
     color = _COLORS[row.verdict]
-    ax.plot([row.low, row.high], [y, y], color=color, lw=2)
+    ax.hlines(y, row.low, row.high, color=color, lw=2)
     ax.plot(row.effect, y, 'o', color=color, ms=5)
-    held_against = (-row.margin, row.margin) if row.alternative == 'within' else (row.margin,)
-    for m in held_against: ax.plot([m, m], [y - .35, y + .35], color='k', lw=1)
+    held_against = [row.margin]
+    if row.alternative == 'within': held_against.append(-row.margin)
+    bottom = y - .35
+    top = y + .35
+    ax.vlines(held_against, bottom, top, color='k', lw=1)
 
 def draw_claims(
     table, # From `verdicts`
     ax=None,
 )->plt.Axes:
     "Effects with their 95 % intervals, what they are held against (bars), and published effects (diamonds)"
-    if ax is None: _, ax = plt.subplots(figsize=(9.5, .6 + .26*len(table)), layout='constrained')
+    if ax is None:
+        height = .6 + .26*len(table)
+        _, ax = plt.subplots(figsize=(9.5, height), layout='constrained')
     heights = np.arange(len(table))[::-1]
     for y, row in zip(heights, table.itertuples()): _draw_claim(ax, y, row)
     published = pd.to_numeric(table.published, errors='coerce')
@@ -187,20 +208,29 @@ def draw_claims(
     ax.grid(axis='x', alpha=.3)
     handles = [plt.Line2D([], [], color=c, marker='o', label=v) for v, c in _COLORS.items()]
     handles.append(plt.Line2D([], [], color='k', marker='D', mfc='none', ls='', label='published'))
-    ax.legend(handles=handles, fontsize=7, loc='upper left', bbox_to_anchor=(1.01, 1), borderaxespad=0)   # beside the data
+    beside = dict(loc='upper left', bbox_to_anchor=(1.01, 1), borderaxespad=0)
+    ax.legend(handles=handles, fontsize=7, **beside)
     return ax
 
 # %% ../../nbs/experiments/01_claims.ipynb #65fc954e
+def _left_by_studies(folder, name):
+    "The files of that name, one in the folder of each study"
+    folder = Path(folder)
+    files = sorted(folder.glob(f'*/{name}'))
+    if not files: raise FileNotFoundError(f'{folder.absolute()}: no study with a {name} in it')
+    return files
+
 def claims_table(
     folder, # Results: a folder per study, with a claims.csv
     alpha:float=.05, # As for `verdicts`
 )->pd.DataFrame: # and columns run, the name of the folder, and alone, the verdict within that study
     "The claims of all studies, judged together"
-    found = [pd.read_csv(f).assign(run=f.parent.name) for f in sorted(Path(folder).glob('*/claims.csv'))]
-    if not found: raise FileNotFoundError(f'{Path(folder).absolute()}: no study with a claims.csv in it')
-    alone = pd.concat([verdicts(t, alpha).verdict for t in found], ignore_index=True)
-    together = verdicts(pd.concat(found, ignore_index=True), alpha)
-    return together.assign(alone=alone)
+    files = _left_by_studies(folder, 'claims.csv')
+    found = [pd.read_csv(f).assign(run=f.parent.name) for f in files]
+    alone = [verdicts(t, alpha).verdict for t in found]
+    all_claims = pd.concat(found, ignore_index=True)
+    together = verdicts(all_claims, alpha)
+    return together.assign(alone=pd.concat(alone, ignore_index=True))
 
 # %% ../../nbs/experiments/01_claims.ipynb #30ca6441
 COLUMNS = ('run', 'study', 'phase', 'replicate', 'train', 'target', 'tested', 'metric', 'value')
@@ -209,21 +239,25 @@ COLUMNS = ('run', 'study', 'phase', 'replicate', 'train', 'target', 'tested', 'm
 TEXTS = ('phase', 'train', 'target', 'tested', 'metric')   # columns whose entries are names, such as a dose of '30'
 
 def _tidy(file):
-    table = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str))
-    missing = {'metric', 'value'} - set(table)
-    if missing: raise ValueError(f'{file}: no column {", ".join(sorted(missing))}; it has {", ".join(table)}')
+    "The table of one run, with its name"
+    texts = dict.fromkeys(TEXTS, str)
+    table = pd.read_csv(file, dtype=texts)
+    missing = sorted({'metric', 'value'} - set(table))
+    if missing: raise ValueError(f'{file}: no column {", ".join(missing)}; it has {", ".join(table)}')
     run = file.parent.name
-    return table.assign(run=run, study=table.get('study', run.split('-')[0]))
+    by_name, *_ = run.split('-')
+    study = table.get('study', by_name)
+    return table.assign(run=run, study=study)
 
 # %% ../../nbs/experiments/01_claims.ipynb #c23d68b2
 def gather(
     folder, # Results: a folder per study, with a table.csv
 )->pd.DataFrame: # `COLUMNS` first, then what single studies add; NaN where a study has no such column
     "The numbers of all studies in one table"
-    found = [_tidy(f) for f in sorted(Path(folder).glob('*/table.csv'))]
-    if not found: raise FileNotFoundError(f'{Path(folder).absolute()}: no study with a table.csv in it')
-    t = pd.concat(found, ignore_index=True)
-    return t.reindex(columns=[*COLUMNS, *(c for c in t if c not in COLUMNS)])
+    files = _left_by_studies(folder, 'table.csv')
+    together = pd.concat(map(_tidy, files), ignore_index=True)
+    more = [c for c in together if c not in COLUMNS]
+    return together.reindex(columns=[*COLUMNS, *more])
 
 # %% ../../nbs/experiments/01_claims.ipynb #6dbc570a
 def to_dataset(

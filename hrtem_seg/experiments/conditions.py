@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['BASE', 'NETWORK', 'SESSIONS', 'CLEAN', 'METRICS', 'combine', 'session_settings', 'stack_cost', 'make_stack', 'stacks',
            'dose_sources', 'part', 'prepare', 'samples', 'draw_images', 'network_cost', 'make_network',
-           'make_baselines', 'label_file', 'make_real_scores', 'pretrain', 'go_on']
+           'make_baselines', 'label_file', 'Labelled', 'labelled_micrographs', 'make_real_scores', 'pretrain', 'go_on',
+           'draw_predictions']
 
 # %% ../../nbs/experiments/02_conditions.ipynb #14d9ec25
 import json
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, xarray as xr
@@ -23,7 +25,9 @@ from ..data.stacks import open_stack
 from .tasks import task
 from ..imaging.cameras import CAMERAS
 from ..learning.benchmarks import scores
+from ..learning.kept import load_network
 from ..learning.metrics import dice
+from ..learning.prediction import predict
 from ..learning.training import fit
 from ..learning.transfer import transfer
 from ..micrographs.cleaning import flat_field, remove_xrays
@@ -35,11 +39,13 @@ from ..structures.scenes import name_defaults
 
 # %% ../../nbs/experiments/02_conditions.ipynb #2893f0ee
 BASE = dict(
-    scene=dict(material='Au', n_particles=['integers', 1, 2], radius=['uniform', 10., 25.], n_defects=['integers', 0, 3],
-               substrate='carbon', thickness=20., cell=[110., 110.], separation=5.),
+    scene=dict(
+        material='Au', n_particles=['integers', 1, 2], radius=['uniform', 10., 25.],
+        n_defects=['integers', 0, 3], substrate='carbon', thickness=20., cell=[110., 110.], separation=5.),
     wave=dict(pixel=.25, slice_thickness=2., energy=300e3, phonons=0, rms=.1),   # one thermally averaged potential
     optics=dict(focal_spread=15.), doses=[400.], defocus=['normal', -100., 50.],
-    pixel=.6, sampling='area', crop=160, splits={'train': .6, 'valid': .15, 'test': .25})
+    pixel=.6, sampling='area', crop=160, mask=dict(kind='projection'),
+    splits={'train': .6, 'valid': .15, 'test': .25})
 NETWORK = dict(name='UNet', filters=[4, 8, 16, 32], bottleneck=64)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #eff6da5b
@@ -56,16 +62,21 @@ def combine(
     return out
 
 # %% ../../nbs/experiments/02_conditions.ipynb #32cc2426
-_SPOTS = {k: CAMERAS['imperfect scintillator'][k] for k in ('gain', 'dead', 'hot', 'xrays', 'illumination', 'sensor')}
-_FILM = {k: REALISTIC['scene'][k] for k in ('substrate', 'separation', 'overlap', 'placement')}
+def _entries(settings, names): return {k: settings[k] for k in names}
+
+_SPOTS = _entries(CAMERAS['imperfect scintillator'], ('gain', 'dead', 'hot', 'xrays', 'illumination', 'sensor'))
+_FILM = _entries(REALISTIC['scene'], ('substrate', 'separation', 'overlap', 'placement'))
+_ATOMS = _entries(REALISTIC['wave'], ('rms', 'absorption'))
 _MICROSCOPE = dict(
-    wave=dict(phonons=0, rms=REALISTIC['wave']['rms'], absorption=REALISTIC['wave']['absorption']),
-    optics=dict(aberrations='TEAM05', focal_spread=10., vibration=.3, drift=[.3, .3]), doses=[422.], defocus=['normal', -150., 80.],
+    wave=dict(phonons=0, **_ATOMS),
+    optics=dict(aberrations='TEAM05', focal_spread=10., vibration=.3, drift=[.3, .3]),
+    doses=[422.], defocus=['normal', -150., 80.],
     camera={**REALISTIC['camera'], **_SPOTS})
 
 def _session(**scene):
     "What differs from the base in a session of such a scene"
-    return combine(_MICROSCOPE, dict(scene={**_FILM, 'thickness': ['uniform', 25., 45.], **scene}))
+    scene = {**_FILM, 'thickness': ['uniform', 25., 45.], **scene}
+    return combine(_MICROSCOPE, {'scene': scene})
 
 SESSIONS = {
     'surrogate large Au': _session(radius=['normal', 25., 3.], n_particles=['integers', 1, 3]),
@@ -80,36 +91,49 @@ def session_settings(
     "A session, recorded at the camera's own pixels and binned to those of the base"
     check_in(SESSIONS, session=name)
     settings = combine(base, SESSIONS[name])
-    binning = settings['camera'].get('binning', 1)
-    return {**settings, 'pixel': settings['pixel']/binning, 'crop': settings['crop']*binning}
+    camera = settings['camera']
+    binning = camera.get('binning', 1)
+    settings['pixel'] /= binning
+    settings['crop'] *= binning
+    return settings
 
 # %% ../../nbs/experiments/02_conditions.ipynb #53418fe2
 def _typical(value):
     "The middle of a distribution, or the value"
     if isinstance(value, (int, float)): return value
+    kind, *_ = value
     numbers = [v for v in value if isinstance(v, (int, float))]
-    by_mean = value[0] in ('normal', 'truncnorm', 'lognormal')
-    return numbers[0] if by_mean else float(np.mean(numbers))
+    if kind in ('normal', 'truncnorm', 'lognormal'): return numbers[0]
+    return float(np.mean(numbers))
 
 def stack_cost(
     settings:dict, # Of `make_stack`
 )->tuple: # (seconds of one core, bytes)
     "Multislice of each structure with and without its substrate, then its images"
-    imaged = settings.get('waves')   # of a stack that is there
-    s = {**imaged['settings'], **settings} if imaged else settings
-    scene = s.get('scene', {})
-    wave = s.get('wave', {})
-    lx, ly = (_typical(v) for v in scene.get('cell', (100., 100.)))
+    source = settings.get('waves')   # of a stack that is there
+    if source: settings = {**source['settings'], **settings}
+    structures = settings['n_structures']
+    scene = settings.get('scene', {})
+    wave = settings.get('wave', {})
+    lx, ly = map(_typical, scene.get('cell', (100., 100.)))
+    area = lx*ly
     wave_pixel = wave.get('pixel', .2)
+    pixel = settings.get('pixel') or wave_pixel
+    film = _typical(scene.get('thickness', 20.))
+    particle = 2*_typical(scene.get('radius', 15.))
+    slices = (film + particle)/wave.get('slice_thickness', 2.)
     phonons = max(1, wave.get('phonons', 0))
-    height = _typical(scene.get('thickness', 20.)) + 2*_typical(scene.get('radius', 15.))
-    slices = height/wave.get('slice_thickness', 2.)
-    multislice = 0 if imaged else s['n_structures']*slices*phonons*lx*ly/wave_pixel**2
-    field = lx*ly/(s.get('pixel') or wave_pixel)**2
-    images = s['n_structures']*s.get('images_per_structure', 1)*len(s.get('doses', [0]))
-    stored = s['crop']**2 if s.get('crop') else field
-    kept = 0 if imaged or not s.get('keep', 'half') else s['n_structures']*field*phonons
-    return 4e-8*multislice + 3.5e-7*images*field, 1.3*images*stored + 5.5*kept
+    field = area/pixel**2
+    multislice = structures*slices*phonons*area/wave_pixel**2
+    kept = structures*field*phonons
+    if source or not settings.get('keep', 'half'): kept = 0
+    if source: multislice = 0
+    images = structures*settings.get('images_per_structure', 1)*len(settings.get('doses', [0]))
+    crop = settings.get('crop')
+    stored = crop**2 if crop else field
+    seconds = 4e-8*multislice + 3.5e-7*images*field
+    size = 1.3*images*stored + 5.5*kept
+    return seconds, size
 
 # %% ../../nbs/experiments/02_conditions.ipynb #f151955b
 def _settle(settings):
@@ -156,9 +180,14 @@ def dose_sources(
     doses,     # e/Å²
 )->dict: # {dose: source}
     "Have one stack made of all doses, and take each of them from it"
-    made = tasks.do(make_stack, **combine(base, {'doses': list(doses)}))
+    settings = combine(base, {'doses': list(doses)})
+    made = tasks.do(make_stack, **settings)
     tasks.raise_failed()
-    return {str(d): {'stack': made, 'where': {'dose': float(d)}} for d in doses}
+    sources = {}
+    for dose in doses:
+        where = {'dose': float(dose)}
+        sources[str(dose)] = {'stack': made, 'where': where}
+    return sources
 
 # %% ../../nbs/experiments/02_conditions.ipynb #f73c6687
 def part(
@@ -168,16 +197,20 @@ def part(
 ):
     "One split of a source, or of several together"
     if isinstance(source, list): return [part(s, split, n) for s in source]
-    where = {**source.get('where', {}), 'split': split}
-    return {**source, 'where': where, 'n': n or source.get('n')}
+    where = source.get('where', {})
+    where = {**where, 'split': split}
+    few = n or source.get('n')
+    return {**source, 'where': where, 'n': few}
 
 # %% ../../nbs/experiments/02_conditions.ipynb #f6ffcd8f
 CLEAN = {'remove_xrays': remove_xrays, 'flat_field': flat_field}
 
 def _resized(mask, shape):
     "A mask on another grid: inside where it covers more than half of a pixel"
-    share = resize(mask.astype('f4'), shape, order=1, anti_aliasing=mask.shape > shape)
-    return (share > .5).astype('u1')
+    smaller = mask.shape > shape
+    covered = resize(mask.astype('f4'), shape, order=1, anti_aliasing=smaller)
+    inside = covered > .5
+    return inside.astype('u1')
 
 def prepare(
     stack:xr.Dataset, # image, mask (sample, y, x)
@@ -248,32 +281,45 @@ def draw_images(
 def _images(source):
     "Samples that a source names, from the settings of its stack"
     if isinstance(source, list): return sum(map(_images, source))
-    s = source['stack']['settings']
+    stack = source['stack']
+    settings = stack['settings']
     where = source.get('where', {})
-    splits = s.get('splits') or {'train': .7, 'valid': .3}
-    share = splits.get(where.get('split'), 1.)
-    structures = source.get('n') or s['n_structures']*share
-    doses = 1 if 'dose' in where else len(s.get('doses', [0]))
-    return structures*s.get('images_per_structure', 1)*doses
+    split = where.get('split')
+    splits = settings.get('splits') or {'train': .7, 'valid': .3}
+    share = splits.get(split, 1.)
+    structures = source.get('n') or settings['n_structures']*share
+    doses = 1 if 'dose' in where else len(settings.get('doses', [0]))
+    return structures*settings.get('images_per_structure', 1)*doses
 
 def _pixels(source):
     "Pixels of all the samples that a source names"
     first = source[0] if isinstance(source, list) else source
-    return _images(source)*(first['stack']['settings'].get('crop') or 256)**2
+    stack = first['stack']
+    settings = stack['settings']
+    side = settings.get('crop') or 256
+    return _images(source)*side**2
 
 def network_cost(
     settings:dict, # Of `make_network`
 )->tuple: # (seconds of one core, bytes)
     "Forward and backward for every training image, forward for every scored one, at every epoch"
-    s = settings
-    scored = [s['valid'], *s.get('benchmarks', {}).values()]
-    trained_on = s['epochs']*_pixels(s['train'])
-    looked_at = (s['epochs'] + 1)*sum(map(_pixels, scored)) + sum(map(_pixels, s.get('tests', {}).values()))
-    first = s
-    while first.get('parent'): first = first['parent']['settings']
-    filters = (first.get('network') or {}).get('filters', [4])
-    width = filters[0]/4
-    return 1 + width*(1.15e-6*trained_on + .34e-6*looked_at), 6e5*width**2
+    def all_pixels(sources): return sum(map(_pixels, sources))
+
+    epochs = settings['epochs']
+    benchmarks = settings.get('benchmarks', {})
+    tests = settings.get('tests', {})
+    at_every_epoch = all_pixels([settings['valid'], *benchmarks.values()])
+    in_the_end = all_pixels(tests.values())
+    trained_on = epochs*_pixels(settings['train'])
+    looked_at = (epochs + 1)*at_every_epoch + in_the_end
+    first = settings
+    while parent := first.get('parent'): first = parent['settings']
+    network = first.get('network') or {}
+    widest, *_ = network.get('filters', [4])
+    width = widest/4
+    seconds = 1 + width*(1.15e-6*trained_on + .34e-6*looked_at)
+    size = 6e5*width**2
+    return seconds, size
 
 # %% ../../nbs/experiments/02_conditions.ipynb #0ae96a0d
 METRICS = ('dice', 'pixel_error', 'two_class_f1')   # the last as the abstracts' figures have it, under the name of Dice
@@ -290,10 +336,16 @@ def make_network(
     **settings,       # As for `fit`
 ):
     "Train or transfer a network, and score it on each test image"
-    settings |= dict(benchmarks={k: samples(s) for k, s in benchmarks.items()}, out=folder)
-    start, begin = (transfer, parent) if parent else (fit, network)
-    got = start(begin, samples(train), samples(valid), **settings)
-    scored = [scores(got.network, samples(s), METRICS).assign(dataset=k) for k, s in tests.items()]
+    settings['benchmarks'] = {name: samples(source) for name, source in benchmarks.items()}
+    settings['out'] = folder
+    to_train = samples(train)
+    to_choose = samples(valid)
+    if parent: got = transfer(parent, to_train, to_choose, **settings)
+    else: got = fit(network, to_train, to_choose, **settings)
+    scored = []
+    for name, source in tests.items():
+        of_images = scores(got.network, samples(source), METRICS)
+        scored.append(of_images.assign(dataset=name))
     pd.concat(scored).to_csv(folder/'tests.csv', index=False)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #c34c3729
@@ -323,6 +375,31 @@ def label_file(
     image = Path(image)
     return image.with_name(image.stem.removesuffix('_img') + ending)
 
+@dataclass
+class Labelled:
+    "A real micrograph with what somebody takes for its particles"
+    dataset:str         # Name of its set
+    name:str            # Of its file
+    image:xr.DataArray  # As `read_micrograph` gives it
+    truth:np.ndarray    # bool (y, x)
+
+    def dice(self, mask)->float:
+        "Foreground Dice of a mask"
+        return float(dice(mask[None].astype('f4'), self.truth[None])[0])
+
+def labelled_micrographs(
+    sets:dict,  # {name: {'images': glob, 'label': ending of the label's name, 'pixel': Å}}
+)->list: # of `Labelled`
+    "The micrographs of some sets, each with its label"
+    found = []
+    for name, s in sets.items():
+        for file in sorted(map(Path, glob(s['images']))):
+            truth = imread(label_file(file, s['label'])) > 0
+            image = read_micrograph(file, s['pixel'])
+            found.append(Labelled(name, file.stem, image, truth))
+    if not found: raise FileNotFoundError(f'no image matches {[s["images"] for s in sets.values()]}')
+    return found
+
 @task(version=1)
 def make_real_scores(
     folder,      # To fill: tests.csv
@@ -331,20 +408,17 @@ def make_real_scores(
 ):
     "Score a network on labelled micrographs, each brought to the network's pixel"
     rows = []
-    for name, s in sets.items():
-        for f in sorted(map(Path, glob(s['images']))):
-            truth = imread(label_file(f, s['label'])) > 0
-            found = segment(read_micrograph(f, s['pixel']), network).mask.values
-            value = float(dice(found[None].astype('f4'), truth[None])[0])
-            rows.append(dict(dataset=name, image=f.stem, dice=value))
-    if not rows: raise FileNotFoundError(f'no image matches {[s["images"] for s in sets.values()]}')
+    for m in labelled_micrographs(sets):
+        found = segment(m.image, network)
+        rows.append(dict(dataset=m.dataset, image=m.name, dice=m.dice(found.mask.values)))
     pd.DataFrame(rows).to_csv(folder/'tests.csv', index=False)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #04ce2175
 def _scored(tests, benchmark):
     "What a network is scored on, at every epoch and in the end"
-    return dict(benchmarks={k: part(s, 'valid', benchmark) for k, s in tests.items()},
-                tests={k: part(s, 'test') for k, s in tests.items()})
+    at_every_epoch = {name: part(source, 'valid', benchmark) for name, source in tests.items()}
+    in_the_end = {name: part(source, 'test') for name, source in tests.items()}
+    return dict(benchmarks=at_every_epoch, tests=in_the_end)
 
 def pretrain(
     tasks,                # `Tasks`
@@ -386,3 +460,21 @@ def go_on(
                 make_network, parent=parent, train=part(source, 'train', n), valid=part(source, 'valid'),
                 seed=seed + r, phase='transfer', **_scored(tests[r], benchmark), **settings)
     return networks
+
+# %% ../../nbs/experiments/02_conditions.ipynb #c0de0001
+def draw_predictions(
+    sources:dict,  # {name: source}
+    networks:dict, # {name: task} of the network that is asked
+)->plt.Figure:
+    "One test structure under each condition with the outline of its mask, and below it what the network makes of it"
+    fig, axes = plt.subplots(2, len(sources), figsize=(2.4*len(sources), 5.2), squeeze=False, layout='constrained')
+    for (top, below), (name, source) in zip(axes.T, sources.items()):
+        one = samples(part(source, 'test', 1)).isel(sample=-1)
+        show_image(one.image, top, scale='bar', title=name)
+        show_mask(one.mask, top)
+        task = networks[name]
+        if not task.done: continue
+        network, _ = load_network(task.folder)
+        probability = one.image.copy(data=predict(network, one.image.values))
+        show_image(probability, below, scale='bar', title='prediction', limits=(0, 1))
+    return fig

@@ -15,23 +15,31 @@ from papermill.exceptions import PapermillExecutionError
 from ..core.files import check_writable
 from ..core.records import content_hash, read_json, write_json
 from ..core.work import cores
-from .settings import check_values, list_studies, parameters, project_folder, size_of, sizes, study_settings
+from .settings import check_values, list_studies, parameters, project_folder
+from .settings import size_of, sizes, study_settings
 from .tasks import Planned, Tasks
 
 # %% ../../nbs/experiments/06_runner.ipynb #e7993f09
 def _work_cells(notebook):
     "The texts of the code cells behind the parameters"
-    cells = nbf.read(notebook, 4).cells
-    return [c.source for c in cells if c.cell_type == 'code' and 'parameters' not in c.metadata.get('tags', [])]
+    texts = []
+    for cell in nbf.read(notebook, 4).cells:
+        tags = cell.metadata.get('tags', [])
+        if cell.cell_type == 'code' and 'parameters' not in tags: texts.append(cell.source)
+    return texts
 
 def _planned(study, values, root, project):
     "The tasks that a notebook asks for; none if it has no mode"
     if 'mode' not in values: return Tasks(root).plan()
+    name = f'{study}.ipynb'
     defaults = {k: p.default for k, p in parameters(study, project).items()}
     with tempfile.TemporaryDirectory() as tmp, chdir(project), redirect_stdout(io.StringIO()):
-        names = {'__name__': '__main__', **defaults, **values, 'mode': 'plan', 'root': str(root), 'out': tmp}
+        of_the_run = dict(mode='plan', root=str(root), out=tmp)
+        names = {'__name__': '__main__', **defaults, **values, **of_the_run}
         try:
-            for text in _work_cells(f'nbs/studies/{study}.ipynb'): exec(compile(text, f'{study}.ipynb', 'exec'), names)
+            for text in _work_cells(f'nbs/studies/{name}'):
+                code = compile(text, name, 'exec')
+                exec(code, names)
         except Planned as e: return e.table
     return Tasks(root).plan()
 
@@ -46,7 +54,8 @@ def plan_study(
     "The tasks of a study, none of which is done"
     project = Path(project or project_folder())
     values = study_settings(study, size, project, **overrides)
-    return _planned(study, values, Path(out).absolute()/'tasks', project)
+    root = Path(out).absolute()/'tasks'
+    return _planned(study, values, root, project)
 
 # %% ../../nbs/experiments/06_runner.ipynb #fde22a87
 @contextmanager
@@ -61,7 +70,7 @@ def _one_line_of_interruption():
 QUIET_KERNEL = ['--IPKernelApp.log_level=50']
 
 def _papermill(notebook, to, values, folder, **how):
-    "Execute a notebook with its values; papermill's remarks on parameters that the notebook has in common are not wanted"
+    "Execute a notebook with its values, without papermill's remarks on parameters that all notebooks have"
     logger = logging.getLogger('papermill')
     was = logger.level
     logger.setLevel(logging.ERROR)
@@ -73,21 +82,26 @@ def _papermill(notebook, to, values, folder, **how):
 def _spent(plan):
     "What the finished tasks took, and on what"
     done = plan[plan.state == 'done']
-    hours = float(done.seconds.sum())/3600
-    gigabytes = float(done.bytes.sum())/1e9
+    hours = done.seconds.sum()/3600
+    gigabytes = done.bytes.sum()/1e9
     machines = sorted(set(done.machine) - {''})
-    return dict(tasks=len(done), core_hours=round(hours, 3), GB=round(gigabytes, 3), machines=machines)
+    spent = dict(core_hours=round(float(hours), 3), GB=round(float(gigabytes), 3))
+    return dict(tasks=len(done), **spent, machines=machines)
 
 def _execute(study, values, folder, project, name):
     "The notebook with its values, executed to `name` in its folder; what its tasks took goes into the result"
     tasks = folder.parent/'tasks'
-    given = values | {'root': str(tasks), 'out': str(folder)}
-    _papermill(project/f'nbs/studies/{study}.ipynb', folder/name, given, folder, stdout_file=sys.stdout, stderr_file=sys.stderr)
+    notebook = f'{study}.ipynb'
+    source = project/'nbs/studies'/notebook
+    given = values | dict(root=str(tasks), out=str(folder))
+    _papermill(source, folder/name, given, folder, stdout_file=sys.stdout, stderr_file=sys.stderr)
+    # a study at its end does not fail over its bill
     try: spent = _spent(_planned(study, values, tasks, project))
-    except Exception as e: spent = {'unknown': f'{type(e).__name__}: {e}'}   # a study at its end does not fail over its bill
-    result = read_json(folder/'result.json') | {'spent': spent}
-    write_json(folder/'result.json', result)
-    return {**result, 'folder': str(folder), 'notebook': str(folder/f'{study}.ipynb')}
+    except Exception as e: spent = {'unknown': f'{type(e).__name__}: {e}'}
+    file = folder/'result.json'
+    result = read_json(file) | {'spent': spent}
+    write_json(file, result)
+    return {**result, 'folder': str(folder), 'notebook': str(folder/notebook)}
 
 # %% ../../nbs/experiments/06_runner.ipynb #c55c9a56
 def run_study(
@@ -109,8 +123,13 @@ def run_study(
 def _plan_row(study, size, plan, wrong):
     "What is left to do, in hours of this machine"
     todo = plan[plan.state != 'done']
-    return dict(study=study, size=size, tasks=len(plan), done=(plan.state == 'done').sum(), partly=(plan.state == 'partly').sum(),
-                hours=todo.seconds.sum()/3600/cores(), GB=todo.bytes.sum()/1e9, unknown=todo.seconds.isna().sum(), wrong=wrong)
+    partly = todo.state == 'partly'
+    core_hours = todo.seconds.sum()/3600
+    gigabytes = todo.bytes.sum()/1e9
+    unknown = todo.seconds.isna()
+    return dict(
+        study=study, size=size, tasks=len(plan), done=len(plan) - len(todo), partly=partly.sum(),
+        hours=core_hours/cores(), GB=gigabytes, unknown=unknown.sum(), wrong=wrong)
 
 def plan_all(
     size:str='default', # Studies that do not have it count at their default
@@ -142,12 +161,13 @@ def redraw_study(
     "Execute a study again without doing any task"
     folder = Path(folder).absolute()
     project = Path(project or project_folder())
-    if not (folder/'result.json').is_file(): raise FileNotFoundError(f'{folder} has no result.json: run the study first')
-    old = read_json(folder/'result.json')
+    file = folder/'result.json'
+    if not file.is_file(): raise FileNotFoundError(f'{folder} has no result.json: run the study first')
+    old = read_json(file)
     study = old['study']
     allowed = parameters(study, project)
     given = {k: v for k, v in old['settings'].items() if k not in OF_THE_RUN}
-    check_values(given, allowed, f'{folder/"result.json"}')
+    check_values(given, allowed, str(file))
     if 'mode' in allowed: given['mode'] = 'redraw'
     result = _execute(study, given, folder, project, f'{study}-redrawn.ipynb')
     os.replace(folder/f'{study}-redrawn.ipynb', folder/f'{study}.ipynb')
@@ -157,8 +177,9 @@ def redraw_study(
 def _bare(v):
     "Absolute paths by their last name"
     if isinstance(v, dict): return {k: _bare(x) for k, x in v.items()}
-    if isinstance(v, list): return [_bare(x) for x in v]
-    return Path(v).name if isinstance(v, str) and os.path.isabs(v) else v
+    if isinstance(v, list): return list(map(_bare, v))
+    is_path = isinstance(v, str) and os.path.isabs(v)
+    return Path(v).name if is_path else v
 
 # %% ../../nbs/experiments/06_runner.ipynb #edeb3929
 KEPT = ('table.csv', 'claims.csv', 'collapsed.csv')
@@ -172,10 +193,12 @@ def keep_result(
     to = Path(into)/folder.name
     result = read_json(folder/'result.json')
     to.mkdir(parents=True, exist_ok=True)
-    for name in (*KEPT, Path(result.get('figure', '')).name):
+    figure = Path(result.get('figure', ''))
+    for name in (*KEPT, figure.name):
         if (folder/name).is_file(): shutil.copyfile(folder/name, to/name)
     settings = {k: v for k, v in result['settings'].items() if k not in OF_THE_RUN}
-    write_json(to/'result.json', _bare(result | {'settings': settings}))
+    kept = _bare(result | {'settings': settings})
+    write_json(to/'result.json', kept)
     return to
 
 # %% ../../nbs/experiments/06_runner.ipynb #8e2b7a39

@@ -18,11 +18,16 @@ from ..data.generation import generate
 # %% ../../nbs/experiments/04_settings.ipynb #3d5dda39
 def project_folder()->Path:
     "The clone of this project that holds the studies"
-    starts = [Path.cwd(), *Path.cwd().parents]
-    if '__file__' in globals(): starts += [Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]/'project']   # a clone, or the wheel
+    here = Path.cwd()
+    starts = [here, *here.parents]
+    if '__file__' in globals():   # in a clone, or in the wheel
+        _, package, clone, *_ = Path(__file__).resolve().parents
+        starts += [clone, package/'project']
     for p in starts:
-        if (p/'nbs/studies').is_dir() and (p/'settings.ini').is_file(): return p
-    raise FileNotFoundError(f'no folder with settings.ini and nbs/studies at or above {Path.cwd()}: run studies from a clone of hrtem_seg')
+        has_studies = (p/'nbs/studies').is_dir()
+        if has_studies and (p/'settings.ini').is_file(): return p
+    missing = f'no folder with settings.ini and nbs/studies at or above {here}'
+    raise FileNotFoundError(f'{missing}: run studies from a clone of hrtem_seg')
 
 def _project(project): return Path(project or project_folder())
 
@@ -31,7 +36,8 @@ def list_studies(
     project=None, # Folder with settings.ini and nbs/studies
 )->list:
     "Names of the studies there are"
-    return sorted(f.stem for f in (_project(project)/'nbs/studies').glob('*.ipynb'))
+    folder = _project(project)/'nbs/studies'
+    return sorted(f.stem for f in folder.glob('*.ipynb'))
 
 # %% ../../nbs/experiments/04_settings.ipynb #5e2a8abb
 class Parameter(NamedTuple):
@@ -44,7 +50,7 @@ COMMON = {
     'seed': Parameter(1, 'of structures, images, first weights and the order of training'),
     'replicates': Parameter(1, 'networks of each kind, which differ in their seed'),
     'structures': Parameter('shared', "'shared' by all replicates, or 'drawn' anew for each of them"),
-    'images': Parameter({}, 'what differs from hrtem_seg.experiments.conditions.BASE, the images that all studies start from'),
+    'images': Parameter({}, 'what differs from hrtem_seg.experiments.conditions.BASE, which all studies start from'),
     'network': Parameter({}, 'what differs from hrtem_seg.experiments.conditions.NETWORK'),
     'epochs': Parameter(12, 'of training'),
     'lr': Parameter(1e-2, 'highest learning rate'),
@@ -60,12 +66,19 @@ COMMON = {
 def _declared(notebook):
     "The parameters in the tagged cell of a notebook"
     found = pm.inspect_notebook(notebook)
-    if not found: raise ValueError(f'{notebook.name} has no cell tagged "parameters": papermill would run it with its defaults, whatever it is given')
-    return {k: Parameter(ast.literal_eval(p['default']), p['help'].strip()) for k, p in found.items()}
+    if not found:
+        would = 'papermill would run it with its defaults, whatever it is given'
+        raise ValueError(f'{notebook.name} has no cell tagged "parameters": {would}')
+    declared = {}
+    for name, p in found.items():
+        default = ast.literal_eval(p['default'])
+        declared[name] = Parameter(default, p['help'].strip())
+    return declared
 
 def _builds_a_study(notebook):
-    cells = nbf.read(notebook, 4).cells
-    return any(c.cell_type == 'code' and 'Study(' in c.source for c in cells)
+    notebook = nbf.read(notebook, 4)
+    code = [c.source for c in notebook.cells if c.cell_type == 'code']
+    return any('Study(' in text for text in code)
 
 def parameters(
     study:str,    # Name of a study
@@ -75,8 +88,10 @@ def parameters(
     project = _project(project)
     check_in(list_studies(project), study=study)
     notebook = project/f'nbs/studies/{study}.ipynb'
-    own = _declared(notebook)
-    return {**own, **{k: p for k, p in COMMON.items() if k not in own}} if _builds_a_study(notebook) else own
+    declared = _declared(notebook)
+    if not _builds_a_study(notebook): return declared
+    common = {k: p for k, p in COMMON.items() if k not in declared}
+    return {**declared, **common}
 
 # %% ../../nbs/experiments/04_settings.ipynb #51cd6c75
 def toy_study(
@@ -88,11 +103,14 @@ def toy_study(
     name:str='add',
 )->Path: # The folder
     "A project with one study, to show and to test how studies are run"
-    nb = nbf.v4.new_notebook(metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}})
-    nb.cells = [nbf.v4.new_code_cell(cell, metadata={'tags': list(tags)}), nbf.v4.new_code_cell(work)]
+    kernel = dict(name='python3', display_name='python3', language='python')
+    nb = nbf.v4.new_notebook(metadata={'kernelspec': kernel})
+    tagged = nbf.v4.new_code_cell(cell, metadata={'tags': list(tags)})
+    nb.cells = [tagged, nbf.v4.new_code_cell(work)]
     folder = Path(folder)
-    (folder/'nbs/studies').mkdir(parents=True, exist_ok=True)
-    nbf.write(nb, folder/f'nbs/studies/{name}.ipynb')
+    studies = folder/'nbs/studies'
+    studies.mkdir(parents=True, exist_ok=True)
+    nbf.write(nb, studies/f'{name}.ipynb')
     (folder/'settings.ini').write_text(settings, encoding='utf-8')
     return folder
 
@@ -110,8 +128,10 @@ def _fits(value, default):
     if isinstance(value, bool) or isinstance(default, bool): return type(value) is type(default)
     if isinstance(default, float): return isinstance(value, (int, float))
     if not isinstance(default, (list, tuple)): return isinstance(value, type(default))
-    alike = len({type(v) for v in default}) == 1
-    return isinstance(value, (list, tuple)) and (not alike or all(_fits(v, default[0]) for v in value))
+    if not isinstance(value, (list, tuple)): return False
+    kinds = set(map(type, default))
+    alike = len(kinds) == 1
+    return not alike or all(_fits(v, default[0]) for v in value)
 
 LEAST = {'replicates': 1, 'epochs': 1, 'batch_size': 1, 'benchmark': 1, 'seed': 0, 'workers': 0, 'n_structures': 1}
 
@@ -124,15 +144,17 @@ def check_values(
     for k, v in given.items():
         if k not in allowed: raise ValueError(f'{where}: unknown setting {k!r}; allowed are {", ".join(allowed)}')
         default = allowed[k].default
-        if not _finite(v): raise ValueError(f'{where}: {k} = {v!r} holds what is not a finite number')
-        if not _fits(v, default): raise ValueError(f'{where}: {k} = {v!r} is not of the kind expected, such as {default!r}')
-        if k in LEAST and v is not None: _check_least(k, v, where)
-    if given.get('structures', 'shared') not in STRUCTURES: check_in(STRUCTURES, structures=given['structures'])
+        said = f'{where}: {k} = {v!r}'
+        if not _finite(v): raise ValueError(f'{said} holds what is not a finite number')
+        if not _fits(v, default): raise ValueError(f'{said} is not of the kind expected, such as {default!r}')
+        if k in LEAST and v is not None: _check_least(k, v, said)
+    if 'structures' in given: check_in(STRUCTURES, structures=given['structures'])
 
-def _check_least(name, value, where):
+def _check_least(name, value, said):
+    least = LEAST[name]
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < LEAST[name]:
-        raise ValueError(f'{where}: {name} = {value!r}: expected a whole number from {LEAST[name]} on')
+    if is_whole and value >= least: return
+    raise ValueError(f'{said}: expected a whole number from {least} on')
 
 # %% ../../nbs/experiments/04_settings.ipynb #1b7b133c
 def _parsed(path):
@@ -159,7 +181,9 @@ def _read_ini(project):
 
 def _overlays(ini, name):
     "Names of the sections [name.…]"
-    return [s.split('.', 1)[1] for s in ini.sections() if s.startswith(f'{name}.')]
+    beginning = f'{name}.'
+    sections = ini.sections()
+    return [s.removeprefix(beginning) for s in sections if s.startswith(beginning)]
 
 # %% ../../nbs/experiments/04_settings.ipynb #6da75708
 def sizes(
@@ -167,7 +191,8 @@ def sizes(
     project=None, # Folder with settings.ini and nbs/studies
 )->list:
     "The sizes that settings.ini gives a study"
-    return ['default', *_overlays(_read_ini(_project(project)), study)]
+    ini = _read_ini(_project(project))
+    return ['default', *_overlays(ini, study)]
 
 def size_of(
     study:str,    # Name of a study
@@ -175,7 +200,8 @@ def size_of(
     project=None, # Folder with settings.ini and nbs/studies
 )->str: # The size, or 'default' for a study that does not have it
     "The size that a study is run at where several are"
-    return size if size in sizes(study, project) else 'default'
+    has_it = size in sizes(study, project)
+    return size if has_it else 'default'
 
 # %% ../../nbs/experiments/04_settings.ipynb #c07898d7
 def literal(
@@ -240,8 +266,10 @@ def injected_names(
 def _meant(value, default):
     "A list or a dictionary that came as text"
     is_text = isinstance(value, str) and not isinstance(default, str)
-    if not is_text or value.strip()[:1] not in tuple('[({'): return value
-    try: return ast.literal_eval(value.strip())
+    if not is_text: return value
+    text = value.strip()
+    if not text.startswith(('[', '(', '{')): return value
+    try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): return value
 
 def used(
@@ -252,10 +280,12 @@ def used(
     "The checked values of a study's parameters as its notebook has them; lists that came as text are put right there"
     allowed = parameters(study, project)
     where = f'{study}.ipynb'
-    injected = {k: variables.get(k) for k in injected_names(variables.get('In', ()))}
-    given = {k: variables[k] for k in allowed if k in variables}
-    given = {k: _meant(v, allowed[k].default) for k, v in given.items()}
+    given = {}
+    for name, p in allowed.items():
+        if name in variables: given[name] = _meant(variables[name], p.default)
+    injected = injected_names(variables.get('In', ()))
     check_values({k: given.get(k) for k in injected}, allowed, where)
     check_values(given, allowed, where)
     variables.update(given)
-    return plain({k: given.get(k, p.default) for k, p in allowed.items()})
+    defaults = {k: p.default for k, p in allowed.items()}
+    return plain(defaults | given)

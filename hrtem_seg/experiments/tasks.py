@@ -43,7 +43,9 @@ def task(
 
 def _kind(make):
     kind = getattr(make, 'kind', None)
-    if kind is None: raise TypeError(f'{make.__module__}.{make.__qualname__} is no task: register it with @task(version=1)')
+    if kind is None:
+        name = f'{make.__module__}.{make.__qualname__}'
+        raise TypeError(f'{name} is no task: register it with @task(version=1)')
     return kind
 
 # %% ../../nbs/experiments/00_tasks.ipynb #4ef8b9ae
@@ -58,16 +60,22 @@ class Task:
     def done(self)->bool: return (self.folder/'task.json').is_file()
 
     @property
-    def part(self)->Path: return self.folder.with_name(f'{self.folder.name}.part')
+    def part(self)->Path:
+        name = self.folder.name
+        return self.folder.with_name(f'{name}.part')
 
-    def __repr__(self): return f'{self.folder.name} ({"done" if self.done else "not done"})'
+    def __repr__(self):
+        state = 'done' if self.done else 'not done'
+        return f'{self.folder.name} ({state})'
 
 # %% ../../nbs/experiments/00_tasks.ipynb #c316f535
 def _swap(obj, fn):
     "`obj` with every task in it replaced by `fn(task)`"
     if isinstance(obj, Task): return fn(obj)
-    if isinstance(obj, dict): return {k: _swap(v, fn) for k, v in obj.items()}
-    if isinstance(obj, (list, tuple)): return [_swap(v, fn) for v in obj]
+    if isinstance(obj, dict):
+        return {k: _swap(v, fn) for k, v in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [_swap(v, fn) for v in obj]
     return obj
 
 def tasks_in(settings)->list:
@@ -108,8 +116,13 @@ class TaskRecord:
 
 def _bytes(folder):
     "Space on the disk, which many small files take more of than they hold"
-    files = [f for f in Path(folder).rglob('*') if f.is_file()]
-    return sum(getattr(f.stat(), 'st_blocks', f.stat().st_size/512)*512 for f in files)
+    total = 0
+    for file in Path(folder).rglob('*'):
+        if not file.is_file(): continue
+        about = file.stat()
+        blocks = getattr(about, 'st_blocks', about.st_size/512)
+        total += 512*blocks
+    return total
 
 # %% ../../nbs/experiments/00_tasks.ipynb #6fd9861b
 def do_task(
@@ -123,8 +136,9 @@ def do_task(
     task = Task(Path(folder).name, Path(folder))
     with folder_lock(task.folder):
         if task.done: return str(folder)
-        record = TaskRecord(_kind(make).name, _kind(make).version, settings, workers=workers, resumed=task.part.is_dir(),
-                            machine=machine(), versions=versions())
+        kind = _kind(make)
+        record = TaskRecord(kind.name, kind.version, settings, workers=workers,
+                            resumed=task.part.is_dir(), machine=machine(), versions=versions())
         start = time.time()
         task.part.mkdir(exist_ok=True)
         try: make(task.part, **settings)
@@ -141,7 +155,9 @@ def do_task(
 def _keep_error(task, record):
     "The traceback and the settings, beside what was made so far"
     asked = json.dumps(plain(record.settings), indent=1, ensure_ascii=False)
-    (task.part/'error.txt').write_text(f'{traceback.format_exc()}\n{record.task} with {asked}\n', encoding='utf-8')
+    what = traceback.format_exc()
+    file = task.part/'error.txt'
+    file.write_text(f'{what}\n{record.task} with {asked}\n', encoding='utf-8')
 
 # %% ../../nbs/experiments/00_tasks.ipynb #e357a65c
 MODES = ('make', 'plan', 'redraw')
@@ -184,7 +200,10 @@ class Tasks:
     @property
     def client(self):
         "The workers, started when they are first wanted"
-        if self._client is None: self._client = self.started.enter_context(cluster(None, self.scheduler, self.workers))()
+        if self._client is None:
+            begin = cluster(None, self.scheduler, self.workers)
+            client = self.started.enter_context(begin)
+            self._client = client()
         return self._client
 
     def close(self):
@@ -205,12 +224,17 @@ def _ask(tasks, make, settings):
         raise FileNotFoundError(f'{task.folder} is not finished: run the study first, for redrawing makes nothing')
     return task, tasks.mode == 'make' and not task.done
 
+def _last_line(text):
+    *_, last = text.strip().splitlines()
+    return last
+
 def _in_vain(tasks, needed):
     "Why a task cannot be done: what it needs has failed; nothing if it has not"
     failed = [t.key for t in needed if t.key in tasks.failed]
     if not failed: return ''
-    why = tasks.failed[failed[0]].strip().splitlines()[-1]
-    return f'{failed[0]}, which it needs, failed: {why}'
+    first, *_ = failed
+    why = _last_line(tasks.failed[first])
+    return f'{first}, which it needs, failed: {why}'
 
 # %% ../../nbs/experiments/00_tasks.ipynb #dab876b7
 @patch
@@ -247,7 +271,9 @@ def submit(self:Tasks,
         self.failed[task.key] = why
         return task
     futures = [t.future for t in needed if t.future is not None]
-    task.future = self.client.submit(do_task, make, task.folder, self.asked[task.key].settings, futures, key=task.key, pure=False)
+    given = self.asked[task.key].settings
+    task.future = self.client.submit(
+        do_task, make, task.folder, given, futures, key=task.key, pure=False)
     return task
 
 # %% ../../nbs/experiments/00_tasks.ipynb #8776ebfe
@@ -258,7 +284,7 @@ def failures(self:Tasks)->str:
     for key, text in self.failed.items():
         file = self.root/f'{key}.part/error.txt'
         where = f' (in {file})' if file.is_file() else ''
-        lines.append(f'{key} failed: {text.strip().splitlines()[-1]}{where}')
+        lines.append(f'{key} failed: {_last_line(text)}{where}')
     return '\n'.join(lines)
 
 @patch
@@ -271,16 +297,23 @@ def finished_tasks(
     root, # Folder of tasks
 )->dict: # {key: TaskRecord}
     "Every finished task"
-    folders = sorted(f.parent for f in Path(root).glob('*/task.json'))
-    return {f.name: TaskRecord.read(f) for f in folders if f.suffix != '.part'}
+    found = {}
+    for file in sorted(Path(root).glob('*/task.json')):
+        folder = file.parent
+        if folder.suffix != '.part': found[folder.name] = TaskRecord.read(folder)
+    return found
 
 # %% ../../nbs/experiments/00_tasks.ipynb #e876fb7b
 def _filled(settings, known):
     "Settings with {'settings': …} of a task in the place of its folder"
-    if isinstance(settings, dict): return {k: _filled(v, known) for k, v in settings.items()}
-    if isinstance(settings, list): return [_filled(v, known) for v in settings]
-    needed = known.get(Path(settings).name) if isinstance(settings, str) else None
-    return {'settings': _filled(needed.settings, known)} if needed else settings
+    if isinstance(settings, dict):
+        return {k: _filled(v, known) for k, v in settings.items()}
+    if isinstance(settings, list):
+        return [_filled(v, known) for v in settings]
+    if not isinstance(settings, str): return settings
+    needed = known.get(Path(settings).name)
+    if needed is None: return settings
+    return {'settings': _filled(needed.settings, known)}
 
 UNKNOWN = np.array([np.nan, np.nan])
 
@@ -290,17 +323,23 @@ def _cost(kind, record, known):
     try: return np.array(kind.cost(_filled(record.settings, known)), float)
     except (KeyError, TypeError): return UNKNOWN
 
-def _taken(record): return np.array([record.seconds*record.workers, record.bytes], float)
+def _taken(record):
+    seconds = record.seconds*record.workers
+    return np.array([seconds, record.bytes], float)
 
 # %% ../../nbs/experiments/00_tasks.ipynb #57ac7ca4
 def _experience(kind, finished, known):
     "(factors for the estimate, what one took), the medians over the finished tasks of a kind"
     same = [r for r in finished.values() if r.task == kind.name and not r.resumed]
     if not same: return np.ones(2), UNKNOWN
-    ratios = np.array([_taken(r)/_cost(kind, r, known) for r in same])
-    ratios = ratios[np.isfinite(ratios).all(axis=1)]
+    taken = np.array([_taken(r) for r in same])
+    estimated = np.array([_cost(kind, r, known) for r in same])
+    ratios = taken/estimated
+    known_ones = np.isfinite(ratios).all(axis=1)
+    ratios = ratios[known_ones]
     factors = np.median(ratios, axis=0) if len(ratios) else np.ones(2)
-    return factors, np.median([_taken(r) for r in same], axis=0)
+    usual = np.median(taken, axis=0)
+    return factors, usual
 
 def _state(key, root, finished):
     if key in finished: return 'done'
@@ -308,7 +347,7 @@ def _state(key, root, finished):
 
 @patch
 def plan(self:Tasks)->pd.DataFrame: # columns key, task, state, seconds (of one core), bytes, machine (that did it)
-    "Every task that was asked for: whether it is done, what it took, and what it will take (NaN where nothing is known)"
+    "Every task that was asked for: whether it is done, and what it took or will take (NaN where nothing is known)"
     finished = finished_tasks(self.root)
     known = {**self.asked, **finished}
     kinds = {_kind(a.make).name: _kind(a.make) for a in self.asked.values()}
@@ -334,12 +373,19 @@ def _note(tasks, task):
     if type(error).__name__ == 'KilledWorker': lines = [reason(error)]
     tasks.failed[task.key] = ''.join(lines)
 
+def _ended(tasks):
+    "Keys of the tasks whose future has come to its end"
+    futures = {k: a.task.future for k, a in tasks.asked.items()}
+    return {k for k, f in futures.items() if f is not None and f.done()}
+
 def _time_left(tasks, running):
     "The time left for all that was submitted, those that are not waited for too"
-    seconds = tasks.plan().set_index('key').seconds
-    keys = {k for k, a in tasks.asked.items() if a.task.future is not None and not a.task.future.done()}
+    plan = tasks.plan().set_index('key')
+    submitted = {k for k, a in tasks.asked.items() if a.task.future is not None}
+    keys = submitted - _ended(tasks)
     keys |= {t.key for t in running}
-    return TimeLeft({k: float(seconds[k]) for k in keys}, tasks.workers or cores())
+    seconds = {k: float(plan.seconds[k]) for k in keys}
+    return TimeLeft(seconds, tasks.workers or cores())
 
 def _line(what, total, done):
     "The line that shows how far it is"
@@ -370,7 +416,8 @@ def _watch(self:Tasks, running, line):
     while running:
         ended = [t for t in running if t.future.done()]
         for t in ended: _note(self, t)
-        left.done(*[k for k, a in self.asked.items() if k in left.todo and a.task.future is not None and a.task.future.done()])
+        just_ended = _ended(self) & set(left.todo)
+        left.done(*just_ended)
         running = [t for t in running if t not in ended]
         line.set_postfix_str(f'left about {left}, failed={len(self.failed)}', refresh=False)
         line.update(len(ended))
