@@ -22,11 +22,14 @@ NAMES = dict(
     read_micrograph='micrographs.readers', look='micrographs.readers', clean='micrographs.cleaning',
     fit='learning.training', transfer='learning.transfer', load_network='learning.kept', save_network='learning.kept',
     list_networks='learning.kept', predict='learning.prediction', dice='learning.metrics',
-    segment='segmentation.segmentation', segment_file='segmentation.segmentation',
+    segment='segmentation.segmentation', segment_file='segmentation.files',
+    segment_files='segmentation.files',
     shipped_network='segmentation.segmentation',
     overlay='segmentation.segmentation', label_particles='segmentation.particles',
     measure_particles='segmentation.particles',
-    plot_sizes='segmentation.particles', run_study='experiments.runner', show_image='core.plots')
+    plot_sizes='segmentation.particles', size_distribution='segmentation.particles',
+    particle_lattices='segmentation.lattice', link_particles='segmentation.tracks', export='segmentation.exports',
+    run_study='experiments.runner', show_image='core.plots')
 
 # %% ../nbs/cli/01_front.ipynb #dd05be09
 def _parameter_lines(function):

@@ -40,6 +40,22 @@ def test_info_tells_people_and_programs(micrograph):
     told = json.loads(run_cli('info', micrograph, '--json').stdout)
     assert told[0]['images'][0]['pixel_nm'] == pytest.approx(.06) and told[0]['images'][0]['refused'] == ''
 
+def test_segment_exports_and_speaks_to_programs(micrograph, tmp_path):
+    (tmp_path/'bad.tif').write_bytes(b'II*')
+    r = run_cli('segment', micrograph, tmp_path/'bad.tif', '--out', tmp_path/'out', '--json', '--export', 'coco', 'netcdf',
+                '--crystal', 'Au', '--lognormal', '--border', '--workers', 1)
+    told = {t['file'].split('/')[-1]: t for t in json.loads(r.stdout)}
+    assert r.returncode == 1 and 'bad.tif' in told['bad.tif']['refused'] and '1 of 2 files failed' in r.stderr
+    assert told['a.tif']['particles'] == 1 and told['a.tif']['sizes']['mean_nm'] == pytest.approx(58*.06, rel=.1)
+    assert all(Path(f).exists() for f in told['a.tif']['files']) and any(f.endswith('_lattice.csv') for f in told['a.tif']['files'])
+
+@pytest.mark.parametrize('args, says', [
+    (['--export', 'xlsx'], "export='xlsx': expected one of 'roi', 'coco'"), (['--device', 'abacus'], "device='abacus'"),
+    (['--workers', -1], '--workers=-1'), (['--crystal', 'Unobtainium'], 'Unobtainium'), (['--track', 0], '--track (nm)=0')])
+def test_what_cannot_be_asked_is_refused_before_any_work(micrograph, tmp_path, args, says):
+    r = run_cli('segment', micrograph, '--out', tmp_path/'out', *args)
+    assert r.returncode == 2 and says in r.stderr and r.stderr.count('\n') == 1 and not (tmp_path/'out').exists(), r.stderr
+
 def test_what_cannot_be_written_is_one_line(micrograph, tmp_path):
     (tmp_path/'file').write_text('')
     for out in (tmp_path/'file'/'out', '/proc/out'):
@@ -62,7 +78,7 @@ def test_ctrl_c_says_what_is_kept(tmp_path):
     p.send_signal(signal.SIGINT)
     said = p.communicate()[1]
     assert p.returncode == 130 and 'files are finished, and the same command passes them over' in said and 'Traceback' not in said, said
-    assert all(len(list((tmp_path/'out').glob(f'{f.stem}*'))) == 5 for f in (tmp_path/'out').glob('*.json'))
+    assert all(len(list((tmp_path/'out').glob(f'{f.stem}*'))) == 6 for f in (tmp_path/'out').glob('*.json'))
 
 def test_the_wheel_has_what_a_user_needs(project, tmp_path, micrograph):
     "The network, the studies and their numbers, outside any clone"
