@@ -289,6 +289,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'hrtem_seg.data.stacks._put': ('data/stacks.html#_put', 'hrtem_seg/data/stacks.py'),
                                        'hrtem_seg.data.stacks._records_of': ('data/stacks.html#_records_of', 'hrtem_seg/data/stacks.py'),
                                        'hrtem_seg.data.stacks._save_sample': ('data/stacks.html#_save_sample', 'hrtem_seg/data/stacks.py'),
+                                       'hrtem_seg.data.stacks._say_what_is_missing': ( 'data/stacks.html#_say_what_is_missing',
+                                                                                       'hrtem_seg/data/stacks.py'),
                                        'hrtem_seg.data.stacks._whole_rows': ('data/stacks.html#_whole_rows', 'hrtem_seg/data/stacks.py'),
                                        'hrtem_seg.data.stacks._written': ('data/stacks.html#_written', 'hrtem_seg/data/stacks.py'),
                                        'hrtem_seg.data.stacks.check_folder': ('data/stacks.html#check_folder', 'hrtem_seg/data/stacks.py'),

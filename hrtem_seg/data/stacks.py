@@ -377,12 +377,20 @@ def _whole_rows(path):
     return rows
 
 # %% ../../nbs/data/00_stacks.ipynb #61b8aa0f
+def _say_what_is_missing(path, settings):
+    "A stack that was stopped, or copied half, is no whole one"
+    asked = settings.get('n_structures')
+    there = len(finished(path))
+    if asked is not None and there < asked:
+        warnings.warn(f'{path}: {there} of {asked} structures are finished; `generate` with the same settings makes the rest')
+
 def open_stack(
     path, # A stack's folder
 )->xr.Dataset: # image and LABELS (sample, y, x); all that is known as coordinates; what made the mask in its attributes
     "The finished samples of a stack"
     record = stack_record(path)
     settings = record['settings']
+    _say_what_is_missing(path, settings)
     known = _coordinates(_whole_rows(path))
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Object at')   # files of other programs in the folder
