@@ -1,5 +1,5 @@
 "What keeps the project in one piece: notebooks, modules and README say the same"
-import ast, json, os, re, shutil, subprocess, sys
+import ast, json, os, re, shutil, subprocess, sys, tokenize
 from pathlib import Path
 import pytest
 from hrtem_seg.experiments.runner import list_studies, parameters, sizes, study_settings
@@ -81,6 +81,25 @@ def test_the_contents_lead_to_every_chapter_and_every_link_to_a_notebook(project
         words = ''.join(''.join(c['source']) for c in cells(f) if c['cell_type'] == 'markdown')
         lost = [link for link in re.findall(r'\]\(([^)\s#]+\.(?:ipynb|md|py|png|csv))\)', words) if ':' not in link and not (f.parent/link).is_file()]
         assert not lost, f'{f.name} links to {lost}'
+
+def modules(project): return [f for f in (project/'hrtem_seg').rglob('*.py') if f.name not in ('_modidx.py', '__init__.py')]
+
+def nodes_per_line(path):
+    "Expressions and statements per line of each function's body, its docstring left out"
+    for f in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)): continue
+        body = f.body[1:] if ast.get_docstring(f, clean=False) else f.body
+        if not body: continue
+        lines = body[-1].end_lineno - body[0].lineno + 1
+        yield sum(isinstance(n, (ast.expr, ast.stmt)) for s in body for n in ast.walk(s))/lines
+
+def test_code_is_calm(project):
+    density = sorted(d for f in modules(project) for d in nodes_per_line(f))
+    assert density[len(density)//2] <= 9 and density[int(.9*len(density))] <= 14
+    tokens = [(f, t) for f in modules(project) for t in tokenize.generate_tokens(f.open().readline)]
+    assert [f'{f.name}:{t.start[0]}' for f, t in tokens if t.type == tokenize.OP and t.string == ';'] == []
+    wide = [f'{f.name}:{i}' for f in modules(project) for i, line in enumerate(f.read_text().splitlines(), 1) if len(line) > 120 and not line.startswith('__all__')]
+    assert len(wide) <= 5, wide
 
 def test_nothing_names_a_path_of_one_machine(project):
     for f in tracked(project):

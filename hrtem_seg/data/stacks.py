@@ -382,7 +382,8 @@ def _say_what_is_missing(path, settings):
     asked = settings.get('n_structures')
     there = len(finished(path))
     if asked is not None and there < asked:
-        warnings.warn(f'{path}: {there} of {asked} structures are finished; `generate` with the same settings makes the rest')
+        warnings.warn(f'{path}: {there} of {asked} structures are finished; '
+                      '`generate` with the same settings makes the rest')
 
 def open_stack(
     path, # A stack's folder

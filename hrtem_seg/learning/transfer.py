@@ -42,7 +42,7 @@ def replicates(
     "Train one setting from several seeds"
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise ValueError(f'{seeds=}: expected at least one')
-    if client is not None: train, valid = client.scatter([train, valid], broadcast=True)   # once per worker, not per run
+    if client is not None: train, valid = client.scatter([train, valid], broadcast=True)   # once a worker, not a run
     jobs = []
     for seed in seeds:
         folder = None if out is None else Path(out)/f'seed-{seed}'

@@ -319,7 +319,7 @@ def draw_scene(
     substrate='quenched_carbon', # Kind in `SUBSTRATES`, or {'kind': ..., parameters}
     thickness=20.,       # Of the substrate, Å
     cell=(100., 100.),   # (lx, ly) Å, periodic
-    depth=None,          # Share of a particle's height in the substrate, or 'rest' on it; None: 0.1, 'rest' on a crystal
+    depth=None,          # Share of a particle's height in the film, or 'rest' on it; None: 0.1, on a crystal 'rest'
     face='entrance',     # Side that the particles are on: 'entrance' (the beam meets them first) or 'exit'
     placement='anywhere', # Also across the frame; 'inside': whole particles only; 'pushed': as it once was
     separation=10.,      # Least distance between particles, Å; less than `gap` means touching
