@@ -82,6 +82,13 @@ def test_the_contents_lead_to_every_chapter_and_every_link_to_a_notebook(project
         lost = [link for link in re.findall(r'\]\(([^)\s#]+\.(?:ipynb|md|py|png|csv))\)', words) if ':' not in link and not (f.parent/link).is_file()]
         assert not lost, f'{f.name} links to {lost}'
 
+def test_no_output_is_what_a_run_says_aside(project):
+    "Warnings and progress bars differ from run to run"
+    for f in (project/'nbs').rglob('*.ipynb'):
+        if '.ipynb_checkpoints' in f.parts: continue
+        said = [c['id'] for c in cells(f) for o in c.get('outputs', []) if o.get('name') == 'stderr']
+        assert not said, f'{f.name}: cells {said} hold stderr'
+
 def modules(project): return [f for f in (project/'hrtem_seg').rglob('*.py') if f.name not in ('_modidx.py', '__init__.py')]
 
 def nodes_per_line(path):
