@@ -27,6 +27,7 @@ from .networks import ARCHITECTURES, build
 from .prediction import (STANDARDISATIONS, as_device, autocast, choose_precision, multiple_of,
                                            padded_forward)
 from .samples import Batches, Samples, check_augment, check_run_data, check_stack, pixel_of
+from ..micrographs.domain import training_domain
 
 # %% ../../nbs/learning/07_training.ipynb #1273a7e2
 class AsPredicted(Callback):
@@ -524,6 +525,11 @@ def _samples_of(train, augment, standardisation):
     samples.standardisation = standardisation
     return samples
 
+def _domain_of(samples):
+    "What is trained on in numbers; None where it is too little, or too small, to say"
+    try: return training_domain(samples).to_record()
+    except ValueError: return None
+
 def fit(
     network,                 # 'UNet', a specification, a module (stays as it is), a `Trained`, or a kept one's folder
     train,                   # Stack with image and mask (sample, y, x), a `Redraw`, or `Samples`
@@ -570,6 +576,7 @@ def fit(
     done = None if out is None else _finished(out, record['run'])
     if done is not None: return Trained(*load_network(out, network), done, out)
     check_run_data(samples.source, valid, benchmarks)
+    record['domain'] = _domain_of(samples)
     learn = make_learner(network, samples, valid, callbacks=callbacks, lr=lr, batch_size=batch_size, seed=seed,
                          loss=loss, class_weights=class_weights, freeze=freeze, precision=precision, device=device,
                          metrics=metrics)
