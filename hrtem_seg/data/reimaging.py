@@ -27,6 +27,7 @@ class Redraw:
         camera=None,       # As for `detect`; values, but for the binning, may be distributions
         pixel:float|None=None, # Of the camera, Å; None takes the stack's
         crop:int|None=None, # Pixels of the camera; None takes the stack's field
+        mask:dict|None=None,# As for `particle_mask`; None takes the stack's
         waves:int=32,      # Structures whose waves are held in memory
         device='cpu',
     ):
@@ -42,8 +43,9 @@ class Redraw:
         if pixel is not None:
             _check_pixel(pixel, made)
             asked = {**asked, 'pixel': pixel}
+        if mask is not None: asked = {**asked, 'mask': mask}
         self.settings = asked
-        self.made = replace(made, labels=(), pixel=pixel or made.pixel)
+        self.made = replace(made, labels=(), pixel=pixel or made.pixel, mask=mask or made.mask)
         self.path = Path(path)
         self.stack = stack
         self.device = device

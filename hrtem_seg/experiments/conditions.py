@@ -21,7 +21,8 @@ from ..core.plots import show_image, show_mask
 from ..core.units import coords
 from ..data.generation import BORROWED, generate
 from ..data.presets import REALISTIC
-from ..data.stacks import open_stack
+from ..data.reimaging import Redraw
+from ..data.stacks import open_stack, stack_record
 from .tasks import task
 from ..imaging.cameras import CAMERAS
 from ..learning.benchmarks import scores
@@ -245,6 +246,10 @@ def _samples(source):
         check_in(ds.coords, where=k)
         check_in(pd.unique(ds[k].values).tolist(), **{k: v})
         ds = ds.isel(sample=(ds[k] == v).values)
+    for k, (low, high) in source.get('within', {}).items():
+        check_in(ds.coords, within=k)
+        inside = (ds[k] >= low) & (ds[k] <= high)
+        ds = ds.isel(sample=inside.values)
     if n := source.get('n'):
         first = pd.unique(ds.structure.values)[:n]
         ds = ds.isel(sample=np.isin(ds.structure, first))
@@ -252,7 +257,7 @@ def _samples(source):
     return prepare(ds.load(), steps) if steps else ds.load()
 
 def samples(
-    source, # {'stack': folder of `make_stack`, 'where': …, 'n': structures, 'prepare': as for `prepare`}, or several
+    source, # {'stack': folder of `make_stack`, 'where', 'within', 'n', 'prepare': as for `prepare`}, or several
 )->xr.Dataset: # In memory
     "The samples that a source names"
     if isinstance(source, dict): return _samples(source)
@@ -296,7 +301,8 @@ def _pixels(source):
     first = source[0] if isinstance(source, list) else source
     stack = first['stack']
     settings = stack['settings']
-    side = settings.get('crop') or 256
+    camera = settings.get('camera') or {}
+    side = (settings.get('crop') or 256)//camera.get('binning', 1)
     return _images(source)*side**2
 
 def network_cost(
@@ -318,11 +324,21 @@ def network_cost(
     widest, *_ = network.get('filters', [4])
     width = widest/4
     seconds = 1 + width*(1.15e-6*trained_on + .34e-6*looked_at)
+    if settings.get('redraw') is not None: seconds += 2e-6*trained_on
     size = 6e5*width**2
     return seconds, size
 
 # %% ../../nbs/experiments/02_conditions.ipynb #0ae96a0d
 METRICS = ('dice', 'pixel_error', 'two_class_f1')   # the last as the abstracts' figures have it, under the name of Dice
+
+def _drawn_anew(source, changes):
+    "The structures of a source, imaged anew at every epoch as its stack says, with changes"
+    stack = samples(source)
+    folder = Path(source['stack'])/'stack'
+    made = stack_record(folder)['settings']
+    imaging = {k: made[k] for k in ('defocus', 'optics', 'camera', 'crop')}
+    imaging['dose'] = ['choice', made['doses']]
+    return Redraw(folder, stack, **combine(imaging, changes), waves=stack.sizes['sample'])
 
 @task(version=1, cost=network_cost)
 def make_network(
@@ -333,12 +349,13 @@ def make_network(
     tests:dict,       # Sources by name, scored once, by the network that is kept
     parent=None,      # Folder of a network to transfer from
     network:dict=None,# Specification of a new one
+    redraw:dict=None, # Image the structures anew at every epoch: what differs from how their stack was imaged
     **settings,       # As for `fit`
 ):
     "Train or transfer a network, and score it on each test image"
     settings['benchmarks'] = {name: samples(source) for name, source in benchmarks.items()}
     settings['out'] = folder
-    to_train = samples(train)
+    to_train = samples(train) if redraw is None else _drawn_anew(train, redraw)
     to_choose = samples(valid)
     if parent: got = transfer(parent, to_train, to_choose, **settings)
     else: got = fit(network, to_train, to_choose, **settings)

@@ -11,6 +11,7 @@ import hashlib, math, warnings
 from pathlib import Path
 import numpy as np, torch, xarray as xr
 import torch.nn.functional as F
+from scipy import ndimage
 from fastai.data.load import DataLoader
 from ..core.checks import check_in, check_range
 from ..core.records import rng_for
@@ -142,18 +143,19 @@ def check_run_data(
         warnings.warn(said)
 
 # %% ../../nbs/learning/05_samples.ipynb #6e574271
-AUGMENTATIONS = ('dihedral', 'rotate', 'noise')
+AUGMENTATIONS = ('dihedral', 'rotate', 'crop', 'fields', 'zoom', 'blur', 'noise')
 
-def _noise_range(rho):
-    pair = (rho, rho) if np.isscalar(rho) else tuple(rho)
-    if len(pair) != 2: raise ValueError(f'noise={rho!r}: expected a number or (low, high)')
+def _check_bounds(name, given, least, largest):
+    "A number, or (low, high) between the least and the largest"
+    try: pair = (given, given) if np.isscalar(given) else tuple(given)
+    except TypeError: pair = ()
+    if len(pair) != 2: raise ValueError(f'{name}={given!r}: expected a number or (low, high)')
     low, high = pair
-    check_range(0, 1e3, noise=low)
-    check_range(low, 1e3, noise=high)
-    return float(low), float(high)
+    check_range(least, largest, **{name: low})
+    check_range(low, largest, **{name: high})
 
 def check_augment(
-    augment:dict, # {'dihedral': …, 'rotate': …, 'noise': …}, or None
+    augment:dict, # {'dihedral': …, 'rotate': …, 'crop': …, 'zoom': …, 'blur': …, 'noise': …}, or None
 )->dict:
     "The augmentation with every name and value checked"
     if augment is None: return {}
@@ -162,9 +164,18 @@ def check_augment(
     for name in augment: check_in(AUGMENTATIONS, augment=name)
     check_in((True, False), dihedral=augment.get('dihedral', False))
     check_range(0, 1, rotate=augment.get('rotate', 0))
-    rho = augment.get('noise', 0)
-    try: _noise_range(rho)
-    except TypeError: raise ValueError(f'noise={rho!r}: expected a number or (low, high)') from None
+    for name, (least, largest) in {'zoom': (.25, 4), 'blur': (0, 10), 'noise': (0, 1e3)}.items():
+        if augment.get(name): _check_bounds(name, augment[name], least, largest)
+    crop = augment.get('crop')
+    if crop is not None and not (isinstance(crop, int) and crop >= 8):
+        raise ValueError(f'{crop=}: expected the side of the field in pixels, 8 or more')
+    for name in ('zoom', 'fields'):
+        if augment.get(name) and not crop:
+            raise ValueError(f"{name} without crop: expected the side of the fields that images are cut to, "
+                             "such as 'crop': 128")
+    fields = augment.get('fields', 1)
+    if not (isinstance(fields, int) and 1 <= fields <= 64):
+        raise ValueError(f'{fields=}: expected a number of fields from 1 to 64')
     return dict(augment)
 
 # %% ../../nbs/learning/05_samples.ipynb #28290399
@@ -204,6 +215,50 @@ def _rotate(x, y, rng, share):
     x[which] = _sample_at(x[which] - back, grid) + back
     y[which] = _sample_at(y[which].astype(np.float32), grid, mode='nearest')
     return x, y
+
+def _drawn_zoom(rng, zoom, n):
+    "Factors, each as likely to halve as to double"
+    low, high = (zoom, zoom) if np.isscalar(zoom) else zoom
+    return np.exp(rng.uniform(math.log(low), math.log(high), n))
+
+def _field(a, corner, side, crop, order):
+    "`crop` × `crop` samples of a square field of `side` pixels"
+    step = side/crop
+    at = (np.arange(crop) + .5)*step - .5
+    places = np.meshgrid(corner[0] + at, corner[1] + at, indexing='ij')
+    return ndimage.map_coordinates(a, places, order=order, mode='nearest')
+
+def _zoom(x, y, rng, zoom, crop):
+    "A random field of each image, magnified; what gets smaller is smoothed first, as micrographs are when resampled"
+    shape = x.shape[-2:]
+    images = np.empty((len(x), crop, crop), np.float32)
+    masks = np.empty((len(x), crop, crop), bool)
+    for i, factor in enumerate(_drawn_zoom(rng, zoom, len(x))):
+        side = crop/factor
+        if side > min(shape):
+            raise ValueError(f'zoom={zoom!r}: a field of {side:.0f} pixels does not fit into images of {shape}')
+        corner = [rng.uniform(0, n - side) for n in shape]
+        smooth = max(0., (1/factor - 1)/2)
+        image = ndimage.gaussian_filter(x[i], smooth) if smooth else x[i]
+        images[i] = _field(image, corner, side, crop, 1)
+        masks[i] = _field(y[i].astype(np.float32), corner, side, crop, 1) > .5
+    return images, masks
+
+def _crop(x, y, rng, crop):
+    "A random field of each image"
+    shape = x.shape[-2:]
+    if crop > min(shape): raise ValueError(f'{crop=}: the images have {shape} pixels')
+    fields = []
+    for i in range(len(x)):
+        y0, x0 = (int(rng.integers(n - crop + 1)) for n in shape)
+        fields.append((i, slice(y0, y0 + crop), slice(x0, x0 + crop)))
+    return np.stack([x[f] for f in fields]), np.stack([y[f] for f in fields])
+
+def _blur(x, rng, blur):
+    "Each image smoothed by a Gaussian of a drawn width, as storing and resizing do"
+    low, high = (blur, blur) if np.isscalar(blur) else blur
+    widths = rng.uniform(low, high, len(x))
+    return np.stack([ndimage.gaussian_filter(image, width) for image, width in zip(x, widths)])
 
 def _noise(x, rng, rho):
     strength = np.full(len(x), rho) if np.isscalar(rho) else rng.uniform(*rho, len(x))
@@ -251,6 +306,14 @@ class Samples(torch.utils.data.Dataset):
         if self.augment.get('dihedral'): x, y = _dihedral(x, y, rng)
         share = self.augment.get('rotate')
         if share: x, y = _rotate(x, y, rng, share)
+        fields = self.augment.get('fields', 1)
+        if fields > 1: x, y = np.repeat(x, fields, axis=0), np.repeat(y, fields, axis=0)
+        crop = self.augment.get('crop')
+        zoom = self.augment.get('zoom')
+        if zoom: x, y = _zoom(x, y, rng, zoom, crop)
+        elif crop: x, y = _crop(x, y, rng, crop)
+        blur = self.augment.get('blur')
+        if blur: x = _blur(x, rng, blur)
         x = standardise(x, self.standardisation)
         rho = self.augment.get('noise')
         if rho: x = _noise(x, rng, rho)

@@ -131,6 +131,8 @@ def _stirred(rng, field, at, sweeps=200):
 # %% ../../nbs/structures/04_scenes.ipynb #88772c52
 def _up(length): return math.ceil(length*10)/10   # rounded so that what an error asks for is enough
 
+class _TooWide(ValueError): "A particle that no cell of this size holds"
+
 def _place(rng, radii, cell, separation, placement='anywhere'):
     "Lateral centres (n, 2) of discs that keep their distance; None where no placement was found"
     field = _Field.of(radii, cell, separation, placement)
@@ -138,8 +140,8 @@ def _place(rng, radii, cell, separation, placement='anywhere'):
         return np.empty((0, 2))
     width = 2*field.radii.max()
     if width + separation > field.edges.min():
-        raise ValueError(f'a particle {width:.2f} Å wide with separation={separation:g} Å does not fit a cell of '
-                         f'{cell[0]:g} × {cell[1]:g} Å; the cell must be at least {_up(width + separation)} Å')
+        raise _TooWide(f'a particle {width:.2f} Å wide with separation={separation:g} Å does not fit a cell of '
+                       f'{cell[0]:g} × {cell[1]:g} Å; the cell must be at least {_up(width + separation)} Å')
     filled = (math.pi*(field.radii + separation/2)**2).sum()/field.edges.prod()
     if filled > .9:   # denser than the densest packing of discs
         return None
@@ -167,20 +169,25 @@ def _place_over(rng, at, radii, n_over, cell):
     return at, hosts
 
 def _draw_particles(rng, n, cell, separation, particle, placement='pushed', overlap=0., redraws=10):
-    "Particles and their centres; sizes that find no place are drawn again, a few times"
+    "Particles and their centres; sizes that find no place, or are too wide for the cell, are drawn again, a few times"
     n_over = int((rng.random(n - 1) < overlap).sum()) if overlap and n > 1 else 0
     n_free = n - n_over
     for redrawn in range(redraws + 1):
         particles = [draw_particle(rng, **particle) for _ in range(n)]
         radii = [bound(p['shape']) for p in particles]
-        at = _place(rng, radii[:n_free], cell, separation, placement)
+        try: at = _place(rng, radii[:n_free], cell, separation, placement)
+        except _TooWide as e:
+            too_wide = e
+            continue
         if at is None:
+            too_wide = None
             continue
         at, hosts = _place_over(rng, at, radii, n_over, cell)
         placed = [dict(p, centre=centre.tolist()) for p, centre in zip(particles, at)]
         for p, host in zip(placed[n_free:], hosts):
             p['over'] = host
         return placed, redrawn
+    if too_wide: raise too_wide
     lx, ly = cell
     each = math.pi*(np.mean(radii) + separation/2)**2
     fits = int(.6*lx*ly/each)

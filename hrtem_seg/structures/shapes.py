@@ -42,7 +42,8 @@ def _choice(rng, options):
         raise ValueError('expected a list of options')
     if not len(options):
         raise ValueError('there is nothing to choose from')
-    return options[rng.integers(len(options))]
+    chosen = options[rng.integers(len(options))]
+    return draw(rng, chosen)   # an option may be a distribution
 
 DISTRIBUTIONS = {'uniform': _uniform, 'normal': _normal, 'truncnorm': _truncnorm, 'lognormal': _lognormal,
                  'integers': _integers, 'choice': _choice}

@@ -100,18 +100,20 @@ def thermal_displacements(
     what,                   # Formula, such as 'CdSe', or a scene
     temperature:float=300., # K, from 80 to 900
 )->dict: # {symbol: Å}
-    "Root-mean-square displacement of each element along one axis, from the table"
+    "Root-mean-square displacement of each element along one axis, from the table; the mean over crystals that share it"
     check_range(80, 900, temperature=temperature)
     if isinstance(what, Atoms):
-        of_particle = what.arrays.get('particle_id', np.zeros(len(what), int)) >= 0
-        groups = [set(what.symbols[m]) for m in (~of_particle, of_particle)]
-    else: groups = [set(Formula(what).count())]
-    out = {}
-    for group in groups:   # particles last: their own values count
-        for symbol in sorted(group):
-            mean_square = _mean_square(symbol, group, temperature)
-            out[symbol] = float(math.sqrt(mean_square))
-    return out
+        ids = what.arrays.get('particle_id', np.zeros(len(what), int))
+        substrate = set(what.symbols[ids < 0])
+        particles = {frozenset(what.symbols[ids == i]) for i in np.unique(ids[ids >= 0])}
+    else:
+        substrate = set()
+        particles = {frozenset(Formula(what).count())}
+    out = {symbol: _mean_square(symbol, substrate, temperature) for symbol in substrate}
+    for symbol in set().union(*particles):   # the particles' own values count
+        each = [_mean_square(symbol, crystal, temperature) for crystal in particles if symbol in crystal]
+        out[symbol] = np.mean(each)
+    return {symbol: float(math.sqrt(out[symbol])) for symbol in sorted(out)}
 
 # %% ../../nbs/waves/02_thermal.ipynb #7e000017
 def _projected(
