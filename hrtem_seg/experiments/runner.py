@@ -182,7 +182,7 @@ def _bare(v):
     return Path(v).name if is_path else v
 
 # %% ../../nbs/experiments/06_runner.ipynb #edeb3929
-KEPT = ('table.csv', 'claims.csv', 'collapsed.csv')
+KEPT = ('table.csv', 'beside.csv', 'claims.csv', 'collapsed.csv')
 
 def keep_result(
     folder, # Of a result

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.files import check_writable
-from ..core.records import versions, write_json
+from ..core.records import read_json, versions, write_json
 from . import claims, conditions
 from .conditions import BASE, NETWORK, combine, draw_images, draw_predictions, make_baselines, part
 from .conditions import session_settings
@@ -83,13 +83,13 @@ def dose_stacks(self:Study,
 def session_stacks(self:Study,
     structures:dict,  # {name of a session: how many}
     prepare:dict,     # Cleaning of their images, as for `prepare`
-    target:str=None,  # The session that is trained on too; of the others half are for the curves, half to test
+    trained=(),       # The sessions that are trained on too; of the others half are for the curves, half to test
 )->list: # {name: source} of each replicate
     "Surrogate sessions, of structures that nothing else is made of"
     halves = {'valid': .5, 'test': .5}
     found = [{} for _ in range(self.replicates)]
     for name, n in structures.items():
-        splits = self.base['splits'] if name == target else halves
+        splits = self.base['splits'] if name in trained else halves
         few = dict(n_structures=n, splits=splits, seed=self.seed + 1000)
         session = session_settings(self.base, name)
         made = self.stacks({name: {}}, combine(session, few))
@@ -180,6 +180,16 @@ def scores(self:Study,
     return self.keep_table(table)
 
 @patch
+def beside(self:Study,
+    networks:dict, # {key: task}: from `pretrain`
+    name='beside', # Of the file, without ending
+)->pd.DataFrame: # As `score_table` gives it
+    "The scores of networks that the others are held beside, in a table of their own"
+    table = score_table(networks, phase='pretrain')
+    table.to_csv(self.out/f'{name}.csv', index=False)
+    return table
+
+@patch
 def keep_table(self:Study,
     table:pd.DataFrame, # As `score_table` gives it, with what else the study knows of each row
 )->pd.DataFrame: # The same, with the study's name
@@ -200,6 +210,26 @@ def collapsed_note(self:Study)->str:
     if not n: return ''
     networks = '1 network' if n == 1 else f'{n} networks'
     return f'{networks} collapsed: nothing is told apart'
+
+# %% ../../nbs/experiments/05_study.ipynb #0c546b24
+@patch
+def seconds(self:Study,
+    task, # A finished one
+)->float: # of one core
+    "What a task took"
+    record = read_json(task.folder/'task.json')
+    return record['seconds']*record['workers']
+
+@patch
+def kept_score(self:Study,
+    networks:dict, # {key: task}: from `pretrain`
+    metric='dice',
+)->float: # None where one was not finished
+    "The mean score on the validation structures at the epochs that were kept"
+    if not all(task.done for task in networks.values()): return None
+    history = history_table(networks)
+    rows = history[history.kept & (history.dataset == 'valid') & (history.metric == metric)]
+    return float(rows.value.mean())
 
 # %% ../../nbs/experiments/05_study.ipynb #9cfe6bc0
 @patch
