@@ -24,6 +24,7 @@ NAMES = dict(
     list_networks='learning.kept', predict='learning.prediction', dice='learning.metrics',
     segment='segmentation.segmentation', segment_file='segmentation.files',
     segment_files='segmentation.files',
+    assess='segmentation.trust', calibrate='segmentation.trust', training_domain='micrographs.domain',
     shipped_network='segmentation.segmentation',
     overlay='segmentation.segmentation', label_particles='segmentation.particles',
     measure_particles='segmentation.particles',

@@ -25,7 +25,8 @@ def _band_names():
     lengths = [2/(lo + hi) for lo, hi in zip(BANDS[:-1], BANDS[1:])]
     return [f'detail of {length:.3g} px' for length in lengths]
 
-FEATURES = (*_band_names(), 'signal over noise', 'skewness', 'kurtosis', 'dark areas', 'bright areas', 'unevenness', 'lattice')
+FEATURES = (*_band_names(), 'signal over noise', 'skewness', 'kurtosis', 'dark areas', 'bright areas', 'unevenness',
+            'lattice')
 
 def _standard(values):
     "Mean 0 and standard deviation 1, without what lies far out"
@@ -79,7 +80,8 @@ def image_features(
     fine = rings[1:]   # the first band is the shape of the particles
     signal = np.log(max(fine.max()/fine.min() - 1, .02))
     histogram = [np.mean(a**3), np.mean(a**4) - 3]
-    return np.array([*np.log(rings + 1e-9), signal, *histogram, -dark, bright, _unevenness(a), _lattice(band, power, rings)])
+    of_places = [-dark, bright, _unevenness(a), _lattice(band, power, rings)]
+    return np.array([*np.log(rings + 1e-9), signal, *histogram, *of_places])
 
 # %% ../../nbs/micrographs/03_domain.ipynb #01e3b139
 KIND = 'domain of training images'
@@ -144,8 +146,8 @@ class Domain:
             raise ValueError('the domain was measured by other numbers than this version takes: measure it anew with '
                              'training_domain')
         shape = Shape(np.array(record['centre']), np.array(record['inverse']))
-        arrays = [np.array(record[k]) for k in ('low', 'high')]
-        return cls(record['pixel'], record['side'], record['n'], FEATURES, *arrays, shape, np.array(record['distances']))
+        low, high, distances = (np.array(record[k]) for k in ('low', 'high', 'distances'))
+        return cls(record['pixel'], record['side'], record['n'], FEATURES, low, high, shape, distances)
 
 # %% ../../nbs/micrographs/03_domain.ipynb #b43fc0e9
 ENOUGH = 400    # Images
