@@ -18,11 +18,12 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit
 from skimage.segmentation import expand_labels
 from ..core.checks import check_range
+from ..core.records import rng_for
 from ..imaging.transfer import TYPICAL, Condition
 from ..learning.kept import amend_record
 from ..learning.metrics import dice
 from ..micrographs.cleaning import clean
-from ..micrographs.domain import Domain, Outside, place_of
+from ..micrographs.domain import Domain, place_of
 from ..micrographs.estimates import Estimates, estimate
 from ..micrographs.micrograph import micrograph
 from .particles import largest_known
