@@ -208,14 +208,15 @@ def studies(args):
 def study(args):
     "Run studies' notebooks"
     from hrtem_seg.experiments.runner import run_study
-    from hrtem_seg.experiments.settings import list_studies, literal, size_of, study_settings
+    from hrtem_seg.experiments.settings import list_studies, literal, scheduler_settings, size_of, study_settings
+    scheduler = scheduler_settings(args.scheduler)
     given = {k: literal(v, f'-p {k}') for k, v in args.parameter}
     every = args.names == ['all']
     size = {n: size_of(n, args.size) if every else args.size for n in (list_studies() if every else args.names)}
     for n in size:
         study_settings(n, size[n], **given)   # all of them are looked at before the first is run
     def run(n):
-        result = run_study(n, size[n], args.out, **given)
+        result = run_study(n, size[n], args.out, scheduler=scheduler, **given)
         print(*(f'{k:9} {result[k]}' for k in ('figure', 'notebook') if k in result), sep='\n', flush=True)
     return _each('study', list(size), run)
 
@@ -230,6 +231,9 @@ def results(args):
     numbers.to_csv(out/'results.csv', index=False)
     to_dataset(numbers).to_netcdf(out/'results.nc')
     claims.to_csv(out/'claims.csv', index=False)
+    if args.archive:
+        from hrtem_seg.experiments.archive import write_archive
+        print(write_archive(args.out, args.archive))
     if args.keep:
         print(*(keep_result(out/r, args.keep) for r in claims.run.unique()), '', sep='\n')
     shown = claims[['run', 'statement', 'n', 'effect', 'low', 'high', 'published', 'p_adjusted', 'verdict']]
@@ -254,9 +258,10 @@ def redraw(args):
 def stack(args):
     "Simulate the stack of a section of settings.ini"
     from hrtem_seg.data.generation import generate
-    from hrtem_seg.experiments.settings import stack_settings
+    from hrtem_seg.experiments.settings import scheduler_settings, stack_settings
     out = args.out or f'runs/{args.name}'
-    ds = generate(out, workers=args.workers, scheduler=args.scheduler, **stack_settings(args.name))
+    scheduler = scheduler_settings(args.scheduler)
+    ds = generate(out, workers=args.workers, scheduler=scheduler, **stack_settings(args.name))
     print(f'{ds.sizes["sample"]} images of {ds.sizes["y"]} × {ds.sizes["x"]} pixels in {out}')
 
 def bench(args):
@@ -339,6 +344,8 @@ def _add_info(commands):
 # %% ../nbs/cli/00_cli.ipynb #bdf86779
 _SIZE = 'an overlay in settings.ini: quick, full (default: the section itself)'
 _OUT = 'folder of results (default: runs)'
+_SCHEDULER = ('a section [cluster.WHERE] of settings.ini, such as slurm, or the address of a running dask scheduler '
+              '(default: processes of this machine)')
 
 def _add_studies(commands):
     s = commands.add_parser('studies', help=studies.__doc__, description=studies.__doc__)
@@ -353,6 +360,7 @@ def _add_studies(commands):
     s.add_argument('--size', default='default', help=_SIZE)
     s.add_argument('-p', '--parameter', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'),
                    help='a number that beats settings.ini')
+    s.add_argument('--scheduler', metavar='WHERE', help=_SCHEDULER)
     s.add_argument('--out', default='runs', help=_OUT)
     s.set_defaults(run=study)
 
@@ -362,6 +370,9 @@ def _add_studies(commands):
     s.add_argument('--out', default='runs', help=_OUT)
     s.add_argument('--keep', metavar='FOLDER',
                    help='copy what each result is told by (settings, numbers, claims, figure) to FOLDER as well')
+    s.add_argument('--archive', metavar='FILE.zip',
+                   help='write an RO-Crate: settings, versions, tables, figures and networks of all runs, '
+                        'described for repositories')
     s.set_defaults(run=results)
 
     s = commands.add_parser('redraw', help=redraw.__doc__,
@@ -378,7 +389,7 @@ def _add_stacks(commands):
     s.add_argument('name', metavar='NAME')
     s.add_argument('--out', help='folder of the stack (default: runs/NAME)')
     s.add_argument('--workers', type=int, help='processes (default: one a core; 0 works in this one)')
-    s.add_argument('--scheduler', help='address of a running dask scheduler to use instead')
+    s.add_argument('--scheduler', metavar='WHERE', help=_SCHEDULER)
     s.set_defaults(run=stack)
 
     s = commands.add_parser('bench', help=bench.__doc__, description='Run nbs/speed and print their tables')

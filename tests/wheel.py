@@ -12,13 +12,17 @@ tifffile.imwrite('a.tif', counts, imagej=True, resolution=(1/.06, 1/.06), metada
 """
 HELP = "import hrtem_seg as hs; print(hs.__file__); help(hs.image); help(hs)"
 
-def build(source, folder):
-    "The wheel of a clone, made from a copy, so that nothing is left in the clone"
+def copy_tracked(source, to):
+    "A copy of a clone without what git ignores"
     tracked = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=source, capture_output=True, text=True, check=True).stdout
     for f in map(Path, tracked.splitlines()):
         if not (source/f).is_file(): continue
-        (folder/'source'/f).parent.mkdir(parents=True, exist_ok=True)
-        (folder/'source'/f).write_bytes((source/f).read_bytes())
+        (to/f).parent.mkdir(parents=True, exist_ok=True)
+        (to/f).write_bytes((source/f).read_bytes())
+
+def build(source, folder):
+    "The wheel of a clone, made from a copy, so that nothing is left in the clone"
+    copy_tracked(source, folder/'source')
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder, folder/'source'], check=True)
     return next(folder.glob('*.whl'))
 

@@ -179,7 +179,7 @@ def generate(
     source=None,             # A stack whose exit waves are imaged: it gives seed, scene, wave and keep
     client=None,             # Dask client; None starts a cluster on this machine for the job
     workers:int|None=None,   # Its processes; None for one a core, 0 works in this process
-    scheduler:str|None=None, # Instead of both: address of a Dask scheduler that sees the same disk, 'tcp://host:8786'
+    scheduler:str|dict|None=None, # Instead of both, on the same disk: a Dask scheduler, 'tcp://host:8786', or a `Batch`
     device='cpu',
     progress:bool=True,
 )->xr.Dataset: # As `open_stack` gives it

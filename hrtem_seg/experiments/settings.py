@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STRUCTURES', 'COMMON', 'LEAST', 'project_folder', 'list_studies', 'Parameter', 'parameters', 'toy_study',
-           'check_values', 'sizes', 'size_of', 'literal', 'study_settings', 'stack_settings', 'injected_names', 'used']
+           'check_values', 'sizes', 'size_of', 'literal', 'study_settings', 'stack_settings', 'scheduler_settings',
+           'injected_names', 'used']
 
 # %% ../../nbs/experiments/04_settings.ipynb #04608a98
 import ast, configparser, inspect, math, os
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import nbformat as nbf, papermill as pm
 from ..core.checks import check_in
 from ..core.records import plain
+from ..core.work import Batch
 from ..data.generation import generate
 
 # %% ../../nbs/experiments/04_settings.ipynb #3d5dda39
@@ -57,7 +59,7 @@ COMMON = {
     'batch_size': Parameter(8, 'images'),
     'benchmark': Parameter(16, 'structures of each test set that every epoch is scored on'),
     'workers': Parameter(None, "processes of one thread; by default one a core, 0 computes in the notebook's own"),
-    'scheduler': Parameter(None, 'address of a running dask scheduler to use instead'),
+    'scheduler': Parameter(None, 'address of a running dask scheduler to use instead, or settings of a batch system'),
     'mode': Parameter('make', "'make'; 'plan' only says what is needed, 'redraw' makes nothing anew"),
     'root': Parameter('runs/tasks', 'folder of finished tasks, shared by all studies'),
     'out': Parameter('runs/results', 'folder of the results')}
@@ -164,7 +166,7 @@ def _parsed(path):
     except configparser.Error as e: raise ValueError(str(e)) from None
     return ini
 
-def _is_ours(section, studies): return section.split('.')[0] in ('stack', *studies)
+def _is_ours(section, studies): return section.split('.')[0] in ('stack', 'cluster', *studies)
 
 def _read_ini(project):
     "The project's settings.ini, and what that of the folder one works in adds to it"
@@ -250,6 +252,21 @@ def stack_settings(
         if k not in allowed:
             raise ValueError(f'[{section}] in settings.ini: unknown setting {k!r}; allowed are {", ".join(allowed)}')
     return values
+
+# %% ../../nbs/experiments/04_settings.ipynb #0299eb10
+def scheduler_settings(
+    scheduler:str|None, # 'tcp://host:8786', or NAME of a section [cluster.NAME]
+    project=None,       # Folder with settings.ini
+): # The address, or the checked settings of a `Batch`
+    "Where work is to be done, as `--scheduler` says it"
+    if scheduler is None or '://' in scheduler: return scheduler
+    ini = _read_ini(_project(project))
+    check_in(_overlays(ini, 'cluster'), scheduler=scheduler)
+    section = f'cluster.{scheduler}'
+    values = {k: literal(v, f'[{section}] {k}') for k, v in ini[section].items()}
+    try: batch = Batch.from_record(values)
+    except ValueError as e: raise ValueError(f'[{section}] in settings.ini: {e}') from None
+    return plain(batch.to_record())
 
 # %% ../../nbs/experiments/04_settings.ipynb #5c5361cc
 def injected_names(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, xarray as xr
 from ..core.checks import check_in
 from ..core.records import rng_for
-from ..core.work import each_done, raise_failed
+from ..core.work import cluster, each_done, raise_failed
 from .benchmarks import mean_scores
 from .training import as_trained, fit
 
@@ -36,17 +36,25 @@ def replicates(
     seeds=5,            # A number of seeds, or the seeds
     *,
     client=None,        # Dask client with workers of one thread each; by default one run after the other
+    scheduler:str|dict|None=None, # In its place: address of a Dask scheduler, or settings of a `Batch`
     out=None,           # Folder; each run has a subfolder seed-0, seed-1, …
     **settings,         # Anything else that `fit` takes
 )->list: # of `Trained`
     "Train one setting from several seeds"
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise ValueError(f'{seeds=}: expected at least one')
-    if client is not None: train, valid = client.scatter([train, valid], broadcast=True)   # once a worker, not a run
+    workers = 0 if scheduler is None else None
+    with cluster(client, scheduler, workers) as start:
+        return _each_seed(seeds, dict(settings, network=network, train=train, valid=valid), start(), out)
+
+def _each_seed(seeds, settings, client, out):
+    if client is not None:   # once a worker, not a run
+        sets = client.scatter([settings['train'], settings['valid']], broadcast=True)
+        settings = settings | dict(zip(('train', 'valid'), sets))
     jobs = []
     for seed in seeds:
         folder = None if out is None else Path(out)/f'seed-{seed}'
-        jobs.append(dict(settings, network=network, train=train, valid=valid, seed=seed, out=folder))
+        jobs.append(dict(settings, seed=seed, out=folder))
     finished = {}
     failed = {}
     for job, run, error in each_done(_fit, jobs, client):
