@@ -29,6 +29,9 @@ NAMES = dict(
     overlay='segmentation.segmentation', label_particles='segmentation.particles',
     measure_particles='segmentation.particles',
     plot_sizes='segmentation.particles', size_distribution='segmentation.particles',
+    correct='segmentation.corrections', read_correction='segmentation.corrections',
+    write_correction='segmentation.corrections', read_labels='segmentation.corrections',
+    audit='segmentation.audits', retrain='segmentation.retraining',
     particle_lattices='segmentation.lattice', link_particles='segmentation.tracks', export='segmentation.exports',
     run_study='experiments.runner', show_image='core.plots')
 

@@ -1,0 +1,148 @@
+"Published sets: what is brought is whole or not there, whatever the server does"
+import hashlib, json, threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import numpy as np, pytest
+from hrtem_seg.data.published import (CATALOGUE, Patience, PublishedFile, PublishedSet, check_file, check_room, download,
+                                      dryad_files, fetch_file, published, raw_files, read_metadata, select_images)
+
+BODY = np.random.default_rng(0).bytes(50_000)
+QUICK = Patience(tries=3, back_off=0., timeout=5.)
+
+class Server:
+    "A server whose answers are a list of functions of the handler, the last of which stays"
+    def __init__(self):
+        outer = self
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args): pass
+            def do_GET(self):
+                outer.asked.append(dict(self.headers) | {'path': self.path})
+                answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                answer(self)
+        self.asked, self.answers = [], []
+        self.http = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.url = f'http://127.0.0.1:{self.http.server_port}'
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+@pytest.fixture
+def server():
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+def whole(h, body=BODY, upto=None, tag='"1"', kind='application/octet-stream', ranges=True):
+    span = h.headers.get('Range') if ranges else None
+    if span and h.headers.get('If-Range') != tag: span = None
+    first = int(span[6:-1]) if span else 0
+    h.send_response(206 if span else 200)
+    h.send_header('Content-Length', str(len(body) - first)), h.send_header('Content-Type', kind)
+    if tag: h.send_header('ETag', tag)
+    if span: h.send_header('Content-Range', f'bytes {first}-{len(body) - 1}/{len(body)}')
+    h.end_headers()
+    h.wfile.write(body[first:][:upto])
+
+def refuse(code, **headers):
+    def answer(h):
+        h.send_response(code)
+        for k, v in headers.items(): h.send_header(k.replace('_', '-'), v)
+        h.send_header('Content-Length', '0')
+        h.end_headers()
+    return answer
+
+def file_at(server, **more): return PublishedFile('a.h5', f'{server.url}/a.h5', len(BODY), hashlib.sha256(BODY).hexdigest(), **more)
+
+def nothing_left(folder): return [f.name for f in folder.iterdir()] == []
+
+@pytest.mark.parametrize('first', [refuse(429, Retry_After='0'), refuse(503), refuse(500), lambda h: whole(h, upto=100),
+                                   lambda h: h.connection.close()])
+def test_what_is_busy_or_breaks_off_is_asked_again(server, tmp_path, first):
+    server.answers = [first, whole]
+    assert fetch_file(file_at(server), tmp_path, patience=QUICK).read_bytes() == BODY
+    assert len(server.asked) == 2 and [f.name for f in tmp_path.iterdir()] == ['a.h5']
+
+def test_it_goes_on_where_it_broke_off_also_in_another_call(server, tmp_path):
+    server.answers = [lambda h: whole(h, upto=20_000), refuse(503)]
+    with pytest.raises(ConnectionError, match='what has arrived is kept'): fetch_file(file_at(server), tmp_path, patience=QUICK)
+    assert (tmp_path/'a.h5.part').stat().st_size == 20_000 and not (tmp_path/'a.h5').exists()
+    server.answers = [whole]
+    assert fetch_file(file_at(server), tmp_path, patience=QUICK).read_bytes() == BODY
+    assert server.asked[-1]['Range'] == 'bytes=20000-'
+
+def test_a_file_that_changed_meanwhile_is_begun_again(server, tmp_path):
+    old = bytes(len(BODY))
+    server.answers = [lambda h: whole(h, old, 20_000, '"0"'), whole]
+    assert fetch_file(file_at(server), tmp_path, patience=QUICK).read_bytes() == BODY
+
+def test_a_server_that_knows_no_ranges_sends_all_again(server, tmp_path):
+    server.answers = [lambda h: whole(h, upto=20_000, ranges=False), lambda h: whole(h, ranges=False)]
+    assert fetch_file(file_at(server), tmp_path, patience=QUICK).read_bytes() == BODY
+
+@pytest.mark.parametrize('code, error, why', [(404, FileNotFoundError, 'is not there'), (401, PermissionError, 'MY_TOKEN'),
+                                              (403, PermissionError, 'MY_TOKEN'), (400, OSError, '400')])
+def test_what_no_waiting_changes_is_not_asked_again(server, tmp_path, code, error, why):
+    server.answers = [refuse(code)]
+    with pytest.raises(error, match=why): fetch_file(file_at(server), tmp_path, token_name='MY_TOKEN', patience=QUICK)
+    assert len(server.asked) == 1 and nothing_left(tmp_path)
+
+@pytest.mark.parametrize('body, kind', [(BODY[:-1] + b'x', 'application/octet-stream'), (BODY[:-5], 'application/octet-stream'),
+                                        (BODY + b'more', 'application/octet-stream'), (b'<html>sorry', 'text/html')])
+def test_what_is_not_the_published_file_is_never_taken_for_it(server, tmp_path, body, kind):
+    server.answers = [lambda h: whole(h, body, kind=kind)]
+    with pytest.raises(ValueError, match='a.h5'): fetch_file(file_at(server), tmp_path, patience=QUICK)
+    assert nothing_left(tmp_path)
+
+def test_a_part_longer_than_the_file_is_thrown_away(server, tmp_path):
+    (tmp_path/'a.h5.part').write_bytes(BODY*2)
+    (tmp_path/'a.h5.part.json').write_text('{"tag": "\\"1\\""}')
+    server.answers = [refuse(416), whole]
+    assert fetch_file(file_at(server), tmp_path, patience=QUICK).read_bytes() == BODY
+
+def test_the_token_is_from_the_environment_and_does_not_follow_a_redirect(server, tmp_path, monkeypatch):
+    other = Server()
+    other.answers = [whole]
+    server.answers = [refuse(302, Location=f'{other.url}/elsewhere')]
+    monkeypatch.setenv('MY_TOKEN', 'secret')
+    download([file_at(server)], tmp_path, token_name='MY_TOKEN', patience=QUICK, show=False)
+    other.http.shutdown()
+    assert server.asked[0]['Authorization'] == 'Bearer secret' and 'Authorization' not in other.asked[0]
+    assert 'secret' not in ''.join(f.read_text(errors='ignore') for f in tmp_path.glob('*.json'))
+
+def test_one_file_that_cannot_be_had_does_not_keep_the_others_away(server, tmp_path):
+    server.answers = [lambda h: refuse(404)(h) if h.path == '/lost' else whole(h)]
+    lost = replace(file_at(server), name='lost.h5', url=f'{server.url}/lost')
+    with pytest.raises(ConnectionError, match='1 of 2 files could not be had.*lost.h5'):
+        download([lost, file_at(server)], tmp_path, patience=QUICK, show=False)
+    assert (tmp_path/'a.h5').read_bytes() == BODY
+
+def test_a_file_that_was_damaged_on_the_disk_is_brought_again(server, tmp_path):
+    server.answers = [whole]
+    download([file_at(server)], tmp_path, patience=QUICK, show=False)
+    (tmp_path/'a.h5').write_bytes(BODY[:-1] + b'x')
+    download([file_at(server)], tmp_path, patience=QUICK, show=False)
+    assert (tmp_path/'a.h5').read_bytes() != BODY, 'of the same length: only a look at every byte shows it'
+    download([file_at(server)], tmp_path, again=True, patience=QUICK, show=False)
+    assert (tmp_path/'a.h5').read_bytes() == BODY
+
+def test_the_disk_is_looked_at_first(server, tmp_path):
+    with pytest.raises(OSError, match='are free'): download([replace(file_at(server), bytes=10**18)], tmp_path, show=False)
+    assert server.asked == []
+
+def test_the_catalogue_says_what_it_must():
+    for s in CATALOGUE.values():
+        assert s.doi.startswith('10.') and s.licence and s.labels and s.pixel
+        assert s.files or s.where or s.note
+        assert not s.token or s.token.isupper()
+    with pytest.raises(ValueError, match='team05-raw'): published('team')
+
+@pytest.mark.parametrize('name', ['/etc/passwd', '../x', 'a/../../x', 'c:/x', ''])
+def test_a_name_never_leaves_the_folder(name):
+    with pytest.raises(ValueError, match='inside the folder'): PublishedFile(name, 'http://x')
+
+def test_the_whole_published_table_reads(project):
+    file = project/'../shared/real/team05/Dataset_metadata.csv'
+    if not file.is_file(): pytest.skip(f'{file} is not there')
+    table = read_metadata(file)
+    silver = select_images(table, material='Ag', pixel=(.19, .21), dose=(403., 443.))
+    assert (len(table), len(silver)) == (407, 14)
+    assert len({f.name for f in raw_files(table)}) == 814, 'names are unique with their folders'
