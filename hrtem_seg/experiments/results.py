@@ -353,11 +353,13 @@ def draw_distributions(
     hue_label:str,      # What they are
     lines:dict=None,    # {test set: Dice of a method without training}, drawn across
 )->plt.Figure:
-    "The distribution of all networks on every test set, a panel for each score"
+    "The distribution of all networks on every test set, a row for each score"
     metrics = [m for m in SCORE_NAMES if m in set(table.metric)]
     values = sorted(table[hue].unique())
     width = .8/len(values)
-    fig, axes = _panels(len(metrics), 2.2 + 1.5*len(tested), 3.8, beside=1, sharey=True)
+    size = (2.5 + 1.3*len(tested), 3*len(metrics) + .5)
+    fig, grid = plt.subplots(len(metrics), 1, figsize=size, layout='constrained', squeeze=False, sharex=True)
+    axes = grid[:, 0]
     for ax, metric in zip(axes, metrics):
         rows = table[table.metric == metric]
         for k, (value, color) in enumerate(zip(values, spread_colors(len(values)))):
@@ -374,7 +376,7 @@ def draw_distributions(
     for place, test in enumerate(tested):
         if lines is None or test not in lines: continue
         axes[0].hlines(lines[test], place - .45, place + .45, color='.4', ls=':')
-    legend_beside(axes[-1], hue_label)
+    legend_beside(axes[0], hue_label)
     return fig
 
 # %% ../../nbs/experiments/03_results.ipynb #bb1719a1
