@@ -152,7 +152,7 @@ def segment(args):
     return 1 if args.finished else 2
 
 # %% ../nbs/cli/00_cli.ipynb #d7361843
-def _info_text(path, pictures):
+def _info_text(path, pictures, foreseen):
     yield f'{path}'
     for p in pictures:
         size = f'{p.pixel/10:.6g} nm per pixel' if p.pixel else 'no pixel size'
@@ -165,24 +165,36 @@ def _info_text(path, pictures):
             yield f'    {note}'
         if p.refused:
             yield f'    refused: {p.refused}'
+            continue
+        said = foreseen[p.number]
+        if said.refused:
+            yield f'    segment would refuse it: {said.refused}'
+        for doubt in said.doubts:
+            yield f'    segment would warn: {doubt}'
 
-def _looked(path, args):
+def _looked(path, record, args):
     "What is in a file, or why nothing can be said of it"
-    from hrtem_seg.micrographs.readers import look
+    from hrtem_seg.micrographs.readers import look, look_closer
+    from hrtem_seg.segmentation.segmentation import foresee
     try:
-        pictures = look(path)
+        pictures = [look_closer(path, picture) for picture in look(path)]
     except (ValueError, OSError, MemoryError) as e:
         if not args.json:
             _complain('info', _reason(e))
         return dict(file=str(path), refused=_reason(e))
+    foreseen = {p.number: foresee(p, record) for p in pictures}
     if not args.json:
-        print(*_info_text(path, pictures), sep='\n', flush=True)
-    return dict(file=str(path), images=[p.to_record() for p in pictures])
+        print(*_info_text(path, pictures, foreseen), sep='\n', flush=True)
+    told = [p.to_record() | {'segment': vars(foreseen[p.number])} for p in pictures]
+    return dict(file=str(path), images=told)
 
 def info(args):
     "Say what is in files: images, frames, pixel sizes, and what would be refused"
+    from hrtem_seg.learning.kept import read_network_record
     from hrtem_seg.segmentation.files import find_files
-    told = [_looked(path, args) for path in find_files(args.files, args.recursive)]
+    from hrtem_seg.segmentation.segmentation import newest_network
+    record = read_network_record(args.network or newest_network(args.runs))
+    told = [_looked(path, record, args) for path in find_files(args.files, args.recursive, args.movies)]
     if args.json:
         print(json.dumps(told, indent=1, ensure_ascii=False))
     return int(any('refused' in one for one in told))
@@ -294,18 +306,25 @@ def bench(args):
     print(run_benchmarks(args.out))
 
 # %% ../nbs/cli/00_cli.ipynb #9fb1c805
+def _add_folders(s):
+    "What folders stand for"
+    s.add_argument('--recursive', action='store_true', help='look into folders below as well')
+    s.add_argument('--movies', action=argparse.BooleanOptionalAction, default=None,
+                   help='each folder holds the frames of one movie, or none does (default: those that are laid out '
+                        'as Hour_00/Minute_00/Second_00 do)')
+
 def _add_reading(s):
     "Which files, and how they are read"
     s.add_argument('files', nargs='+', metavar='FILE',
-                   help='micrographs (hrtem-seg info lists what is in them), or folders of them')
-    s.add_argument('--recursive', action='store_true', help='look into folders below as well')
+                   help='micrographs (hrtem-seg info lists what is in them), folders of them, or patterns such as '
+                        '"day/*.dm4"')
+    _add_folders(s)
     s.add_argument('--pixel-size', type=float, metavar='NM',
                    help='nm per pixel of the micrographs (default: what each file says)')
     s.add_argument('--insist', action='store_true', help='take --pixel-size even where the file says otherwise')
     s.add_argument('--image', type=int, metavar='N', help='which image of a file that holds several, counted from 0')
     s.add_argument('--frame', metavar='N',
                    help="which frame of a movie, counted from 0, or 'mean' (default: each by itself)")
-    s.add_argument('--movies', action='store_true', help='each folder holds the frames of one movie')
     s.add_argument('--average', type=int, default=1, metavar='N', help='frames of a movie that become one')
     s.add_argument('--bin', type=int, default=1, metavar='N', help='pixels along y and x that become one')
 
@@ -324,6 +343,10 @@ def _add_finding(s):
     s.add_argument('--no-borders', dest='borders', action='store_false',
                    help='take borders and bars of constant value for specimen')
     s.add_argument('--mask', metavar='FILE', help='a picture that is white where nothing is known of the micrographs')
+    _add_network(s)
+
+def _add_network(s):
+    "By which network"
     s.add_argument('--network', help='folder of a trained network (default: the newest one that a study recommends, '
                                      'else the one that comes along)')
     s.add_argument('--runs', default='runs', help='where studies left their results (default: runs)')
@@ -360,8 +383,9 @@ def _add_segment(commands):
 
 def _add_info(commands):
     s = commands.add_parser('info', help=info.__doc__, description=info.__doc__)
-    s.add_argument('files', nargs='+', metavar='FILE', help='files or folders')
-    s.add_argument('--recursive', action='store_true', help='look into folders below as well')
+    s.add_argument('files', nargs='+', metavar='FILE', help='files, folders or patterns')
+    _add_folders(s)
+    _add_network(s)
     s.add_argument('--json', action='store_true', help='for programs')
     s.set_defaults(run=info)
 

@@ -35,12 +35,15 @@ def _dm_value(value):
         head = struct.pack('>iiii', 3, 20, DM_NUMBERS[kind], flat.size)
     return b'%%%%' + head + flat.tobytes()
 
-def dm_image(a, size=(.06, .06), unit='nm', name='Image', tags=None, kind=None):
-    "One entry of an image list: `size` is (y, x), `unit` None leaves the tag out"
+def dm_image(a, size=(.06, .06), unit='nm', name='Image', tags=None, kind=None, leading='s'):
+    "One entry of an image list: `size` is (y, x), `unit` None leaves the tag out, `leading` is the unit of other axes"
     axes = []
-    for n in reversed((1.,)*(a.ndim - 2) + tuple(size)):
+    more = a.ndim - 2
+    sizes = (1.,)*more + tuple(size)
+    units = (leading,)*more + (unit, unit)
+    for n, its_unit in zip(reversed(sizes), reversed(units)):
         axis = {'Origin': 0., 'Scale': float(n)}
-        axes.append(axis if unit is None else axis | {'Units': unit})
+        axes.append(axis if its_unit is None else axis | {'Units': its_unit})
     brightness = {'Origin': 0., 'Scale': 1., 'Units': ''}
     shape = [int(n) for n in reversed(a.shape)]
     kind = kind or a.dtype.str[1:]
@@ -48,41 +51,44 @@ def dm_image(a, size=(.06, .06), unit='nm', name='Image', tags=None, kind=None):
             'Dimensions': shape, 'PixelDepth': int(a.dtype.itemsize)}
     return {'ImageData': data, 'ImageTags': tags or {'GMS Version': {'Saved': '3.20'}}, 'Name': name}
 
-def write_dm3(path, *images, thumbnail=True):
-    "A DM3 file of a list of `dm_image`, the first of which is a thumbnail"
+def write_dm3(path, *images, thumbnail=True, end=8):
+    "A DM3 file of a list of `dm_image`, the first of which is a thumbnail; older versions end after 4 zeros, not 8"
     entries = list(images)
     root = {'ImageList': entries}
     if thumbnail:
         preview = np.zeros((16, 16), 'u4')
         entries.insert(0, dm_image(preview, (1., 1.), '', 'thumbnail', kind='rgba'))
         root['Thumbnails'] = [{'ImageIndex': 0}]
-    body = _dm_group(root) + bytes(8)
-    Path(path).write_bytes(struct.pack('>iii', 3, len(body) - 8, 1) + body)
+    body = _dm_group(root)
+    Path(path).write_bytes(struct.pack('>iii', 3, len(body), 1) + body + bytes(end))
     return Path(path)
 
 # TIA: SER and EMI
 
 TIA_TYPES = {'u1': 1, 'u2': 2, 'u4': 3, 'i1': 4, 'i2': 5, 'i4': 6, 'f4': 7, 'f8': 8, 'c8': 9}
 
-def write_ser(path, frames, size=6e-11, planned=None):
-    "A TIA series of `frames` (n, ny, nx), pixels of `size` m, of which `planned` were asked for"
+def write_ser(path, frames, size=6e-11, planned=None, wide=False):
+    "A TIA series of `frames` (n, ny, nx), pixels of `size` m, of which `planned` were asked for; `wide`: since TIA 4.7"
     n = len(frames)
     planned = planned or n
     dimension = struct.pack('<IddI', planned, 0., 1., 0) + struct.pack('<I', 6) + b'Number' + struct.pack('<I', 0)
-    start = 30 + len(dimension)   # of the table of places, first of the data and then of their tags
+    place = 'Q' if wide else 'I'   # places in a file larger than 4 GB
+    width = struct.calcsize(f'<{place}')
+    start = 26 + width + len(dimension)   # of the table of places, first of the data and then of their tags
     kind = TIA_TYPES[frames.dtype.str[1:]]
     blocks = []
     for frame in frames:
         head = struct.pack('<ddIddIHII', 0., size, 0, 0., size, 0, kind, frame.shape[1], frame.shape[0])
         blocks.append(head + frame[::-1].tobytes())
     tag = struct.pack('<HHI', 0x4152, 0, 0)
-    first = start + 8*planned
+    first = start + 2*width*planned
     step = len(blocks[0]) + len(tag)
     places = [first + i*step for i in range(n)] + [0]*(planned - n)
     tag_places = [p + len(blocks[0]) if p else 0 for p in places]
-    head = struct.pack('<HHHIIII', 0x4949, 0x0197, 0x0210, 0x4122, 0x4152, planned, n)
-    head += struct.pack('<II', start, 1) + dimension
-    table = struct.pack(f'<{2*planned}I', *places, *tag_places)
+    version = 0x0220 if wide else 0x0210
+    head = struct.pack('<HHHIIII', 0x4949, 0x0197, version, 0x4122, 0x4152, planned, n)
+    head += struct.pack(f'<{place}I', start, 1) + dimension
+    table = struct.pack(f'<{2*planned}{place}', *places, *tag_places)
     Path(path).write_bytes(head + table + b''.join(b + tag for b in blocks))
     return Path(path)
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 from hrtem_seg.micrographs.cleaning import clean, find_ink, find_spots, find_unknown, fit_light
 from hrtem_seg.micrographs.micrograph import micrograph, rescale
-from hrtem_seg.micrographs.readers import READERS, in_angstrom, look, read_micrograph
+from hrtem_seg.micrographs.readers import READERS, in_angstrom, look, look_closer, read_micrograph
 
 COUNTS = np.random.default_rng(0).poisson(100, (5, 64, 80)).astype('u2')
 FORMATS = Path(__file__).resolve().parents[2]/'shared'/'real'/'formats'
@@ -30,7 +30,7 @@ def test_units_of_imagej(tmp_path, unit, per_unit):
 @pytest.mark.parametrize('unit', ['', 'px', 'pixel', 'inch'])
 def test_no_calibration_is_guessed(tmp_path, unit):
     f = written(tmp_path, 'a.tif', COUNTS[0], imagej=True, resolution=(72, 72), metadata={'unit': unit})
-    with pytest.raises(ValueError, match='a.tif does not say how large a pixel is'): read_micrograph(f)
+    with pytest.raises(ValueError, match='a.tif: it does not say how large a pixel is'): read_micrograph(f)
     plain = written(tmp_path, 'b.tif', COUNTS[0], resolution=(72, 72), resolutionunit='INCH')
     with pytest.raises(ValueError, match='a resolution for printers is not used'): read_micrograph(plain)
 
@@ -292,7 +292,7 @@ def test_dm3_of_an_image_its_fft_and_colours(tmp_path):
                                         (None, 'a tag that its reader needs is missing')])
 def test_dm3_units_that_are_no_length(tmp_path, unit, says):
     f = files.write_dm3(tmp_path/'a.dm3', files.dm_image(COUNTS[0], unit=unit))
-    with pytest.raises(ValueError, match=f'a.dm3 .*{says}'):
+    with pytest.raises(ValueError, match=f'a.dm3.*{says}'):
         read_micrograph(f)
 
 @needs('rsciio')
@@ -311,8 +311,41 @@ def test_dm3_of_another_length_than_it_says(tmp_path):
     assert 'but the file has' in said_by(lambda: look(f))[1]
 
 @needs('rsciio')
-def test_ser_with_and_without_its_emi(tmp_path):
-    f = files.write_ser(tmp_path/'a_1.ser', COUNTS)
+def test_dm3_of_an_older_version_is_not_doubted(tmp_path):
+    f = files.write_dm3(tmp_path/'a.dm3', files.dm_image(COUNTS[0]), end=4)
+    im, said = said_by(lambda: read_micrograph(f))
+    assert (im.values == COUNTS[0]).all()
+    assert said == ''
+
+@needs('rsciio')
+@pytest.mark.parametrize('shape, leading, says', [((5, 64, 80), 'eV', 'a spectrum image or a scan, no movie'),
+                                                  ((5, 64, 80), '1/nm', 'a spectrum image or a scan, no movie'),
+                                                  ((2, 3, 64, 80), 's', 'a scan or a spectrum image, no movie')])
+def test_planes_that_are_no_frames(tmp_path, shape, leading, says):
+    planes = np.random.default_rng(0).poisson(100, shape).astype('u2')
+    f = files.write_dm3(tmp_path/'a.dm3', files.dm_image(planes, leading=leading))
+    with pytest.raises(ValueError, match=f'a.dm3 is refused: its planes lie along .*{says}'):
+        read_micrograph(f)
+
+@needs('rsciio')
+def test_what_a_reader_says_goes_to_the_warnings_and_not_to_stdout(tmp_path, capsys):
+    f = files.write_ser(tmp_path/'a_1.ser', COUNTS[:1])
+    (tmp_path/'a.emi').write_bytes(files.write_emi(tmp_path/'b.emi').read_bytes().replace(b'AcquireDate', b'AcquireXXXX'))
+    im, said = said_by(lambda: read_micrograph(f))
+    assert im.attrs['pixel'] == pytest.approx(.6)
+    assert 'AcquireDate not found' in said
+    assert capsys.readouterr() == ('', '')
+
+@needs('rsciio')
+def test_an_emi_without_its_ser(tmp_path):
+    emi = files.write_emi(tmp_path/'a.emi')
+    with pytest.raises(ValueError, match='a.emi .*no SER file lies beside it'):
+        read_micrograph(emi)
+
+@needs('rsciio')
+@pytest.mark.parametrize('wide', [False, True])
+def test_ser_with_and_without_its_emi(tmp_path, wide):
+    f = files.write_ser(tmp_path/'a_1.ser', COUNTS, wide=wide)
     with pytest.raises(ValueError, match='a SER file without its EMI, which has the unit'):
         read_micrograph(f)
     assert (read_micrograph(f, .6).values == COUNTS).all()
@@ -344,9 +377,10 @@ def test_emd_of_velox_and_of_berkeley(tmp_path):
         assert (im.attrs['voltage_kV'], im.attrs['exposure_s']) == (300, .5)
     mixed = files.write_velox(tmp_path/'m.emd', COUNTS[0], size=(6e-5, 6e-5), units=('um', 'um'))
     assert read_micrograph(mixed).attrs['pixel'] == pytest.approx(.6)
-    berkeley = files.write_berkeley(tmp_path/'b.emd', COUNTS[0])
-    assert (read_micrograph(berkeley).values == COUNTS[0]).all()
-    assert read_micrograph(berkeley).attrs['pixel'] == pytest.approx(.6)
+    for unit in ('[n_m]', 'n_m', 'nm'):
+        berkeley = files.write_berkeley(tmp_path/'b.emd', COUNTS[0], unit=unit)
+        assert (read_micrograph(berkeley).values == COUNTS[0]).all()
+        assert read_micrograph(berkeley).attrs['pixel'] == pytest.approx(.6)
     for f in (files.write_velox(tmp_path/'n.emd', COUNTS[0], size=None),
               files.write_berkeley(tmp_path/'p.emd', COUNTS[0], 1, '')):
         with pytest.raises(ValueError, match='does not say how large a pixel is .*none: EMD gives 1.0'):
@@ -400,6 +434,27 @@ def test_fei_tiff_is_in_metres(tmp_path):
     assert im.attrs['pixel'] == pytest.approx(.6)
     assert im.attrs['calibration'] == 'FEI TIFF'
     assert im.attrs['voltage_kV'] == 300
+
+def test_a_pixel_that_is_too_large_is_said_in_nm_and_by_whom(tmp_path):
+    f = files.write_fei(tmp_path/'a.tif', COUNTS[0], size=2.7e-8)
+    with pytest.raises(ValueError, match=r'a.tif: its pixel is 27 nm large \(FEI TIFF\): expected 0.001 to 10 nm'):
+        read_micrograph(f)
+    with pytest.raises(ValueError, match='contradict'):
+        read_micrograph(f, .6)
+    assert said_by(lambda: read_micrograph(f, .6, insist=True))[0].attrs['pixel'] == .6
+
+def test_values_that_hold_nothing_are_known_when_they_are_looked_at(tmp_path):
+    nothing = np.full((64, 80), np.nan, 'f4')
+    dark_first = np.concatenate([0*COUNTS[:1], COUNTS[1:]])
+    cases = {'nan': (nothing, '0.0% of the pixels are known'), 'dark': (0*COUNTS[0], 'every pixel of the micrograph is 0'),
+             'tiny': (COUNTS[0, :8, :8], 'it has 8 × 8 pixels: expected at least 16')}
+    for name, (a, says) in cases.items():
+        f = written(tmp_path, f'{name}.tif', a)
+        assert says in look_closer(f, look(f)[0]).refused
+    movie = look(written(tmp_path, 'movie.tif', dark_first, photometric='minisblack'))[0]
+    closer = look_closer(tmp_path/'movie.tif', movie)
+    assert closer.refused == ''
+    assert closer.notes[-1] == 'its first frame: every pixel of the micrograph is 0: nothing to segment'
 
 # What a damaged TIFF still tells
 

@@ -8,6 +8,7 @@ __all__ = ['MEMORY', 'MIRRORED', 'bytes_per_pixel', 'pieces', 'tile_side', 'pred
 # %% ../../nbs/segmentation/01_tiles.ipynb #da962121
 import numpy as np, torch
 from ..core.checks import check_range
+from ..core.units import in_bytes
 from ..learning.networks import halo
 from ..learning.prediction import predict
 
@@ -53,7 +54,7 @@ def tile_side(
         return max(shape)
     inner = side - 2*halo(network)
     if inner < network.multiple:
-        raise ValueError(f'{memory/1e9:.3g} GB of memory hold a tile of {side} pixels, and its halo alone takes '
+        raise ValueError(f'{in_bytes(memory)} of memory hold a tile of {side} pixels, and its halo alone takes '
                          f'{2*halo(network)}')
     return inner
 
