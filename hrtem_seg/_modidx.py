@@ -2354,6 +2354,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'hrtem_seg/segmentation/trust.py'),
                                               'hrtem_seg.segmentation.trust.Calibration.of_particles': ( 'segmentation/trust.html#calibration.of_particles',
                                                                                                          'hrtem_seg/segmentation/trust.py'),
+                                              'hrtem_seg.segmentation.trust.Calibration.reaches': ( 'segmentation/trust.html#calibration.reaches',
+                                                                                                    'hrtem_seg/segmentation/trust.py'),
                                               'hrtem_seg.segmentation.trust.Calibration.to_record': ( 'segmentation/trust.html#calibration.to_record',
                                                                                                       'hrtem_seg/segmentation/trust.py'),
                                               'hrtem_seg.segmentation.trust.Case': ( 'segmentation/trust.html#case',

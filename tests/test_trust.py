@@ -149,6 +149,7 @@ def test_particles_with_nothing_in_doubt_have_narrow_bands():
 
 def test_a_warning_rises_with_distance_and_with_the_fall_that_is_expected(network):
     calibration = Calibration.from_record(load_network(network)[1]['trust'])
-    near, far = Signs(.95, .1, .2, .3), Signs(.95, .1, .2, 1.5)
-    assert warning_of(near, calibration) < 1 < warning_of(far, calibration)
+    near, far, beyond = (Signs(.95, .1, .2, d) for d in (.3, 3., 80.))   # 80 is farther than any of the calibration
+    assert warning_of(near, calibration) < warning_of(far, calibration)
+    assert warning_of(beyond, calibration) == 80. and not calibration.reaches(beyond) and calibration.reaches(far)
     assert warning_of(Signs(.3, 5., .01, .3), calibration) > 1
