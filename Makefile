@@ -9,7 +9,7 @@ STAMP := $(VENV)/ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,14))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: run setup test test-wheel prismatic bench lab docs dist sync help clean
+.PHONY: run setup test test-wheel prismatic browser bench lab docs dist sync help clean
 
 run: $(STAMP)
 	$(BIN)/hrtem-seg study dose --size quick
@@ -34,9 +34,16 @@ prismatic: $(STAMP)
 		timeout 300 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --use-pep517 pyprismatic==1.1.16 >/dev/null 2>&1; \
 		$(BIN)/python -c 'import pyprismatic' 2>/dev/null || echo 'pyprismatic 1.1.16 could not be built, and the test that needs it will be skipped; on Debian and Ubuntu: apt install g++ libfftw3-dev libboost-dev'; }
 
+# The review widget is tried in a real browser where one can be had; the tests are skipped, with the reason, elsewhere.
+browser: $(STAMP)
+	@if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && ! command -v chromium >/dev/null; then \
+		{ apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } >/dev/null 2>&1 || true; fi
+	@if command -v chromium >/dev/null && ! $(BIN)/python -c 'import playwright' 2>/dev/null; then \
+		PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check playwright >/dev/null 2>&1 || true; fi
+
 # two processes of one thread each are faster here than one of two; the tests of a file share what it made, so a file stays
 # with one of them
-test: $(STAMP) prismatic
+test: $(STAMP) prismatic browser
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs --durations=5 -n 2 --dist loadfile
 
