@@ -795,7 +795,8 @@ def look_closer(
                 picture.notes.append(f'{movie}{e}')   # another frame may have what this one lacks
             else:
                 picture.refused = picture.refused or str(e)
-    picture.notes += [f'{movie}{w.message}' for w in said]
+    texts = [str(w.message).removeprefix(f'{path}: ') for w in said]
+    picture.notes += [f'{movie}{text}' for text in dict.fromkeys(texts)]
     return picture
 
 def look(
