@@ -134,6 +134,9 @@ def write_index(out, folder, title, text, paths, names=None):
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(body, encoding='utf-8')
 
+# notebooks beside the parts that the site's own pages lead to
+PLACED = ('tour', 'results', 'speed', 'failures', 'glossary', 'index', 'contents')
+
 def part_lines():
     lines = []
     for part, answer in READING.items():
@@ -146,7 +149,12 @@ def write_indices(out):
     nbs = PROJECT/'nbs'
     for part, paths in chapters().items():
         write_index(out, part, part.capitalize(), f'*{READING[part]}.*', paths)
-    write_index(out, 'how_to', 'How-tos', 'One task each, from the first line to the result.', notebooks(nbs/'how_to'))
+    pages = notebooks(nbs/'how_to')
+    others = [path for path in notebooks(nbs) if path.stem not in PLACED]
+    text = 'One task each, from the first line to the result.'
+    for path in others: text += f'\n\n- [{first_words(path)[0]}](/{path.name}): {first_words(path)[1]}'
+    names = [path.stem for path in pages] + [f'/{path.stem}' for path in others]
+    write_index(out, 'how_to', 'How-tos', text, pages, names)
     studies = ('Each study is a notebook that asks one question and ends with claims. They stand here without outputs: '
                '`hrtem-seg study NAME` executes them, and the [results](/results.ipynb) show what came out.')
     write_index(out, 'studies', 'Studies', studies, notebooks(nbs/'studies'))
@@ -392,7 +400,7 @@ def leads_nowhere(link, path, pages):
 
 def check(site):
     "Raise where a link leads nowhere or a page would load something from the network"
-    pages = {path: read_page(path) for path in sorted(site.rglob('*.html'))}
+    pages = {path: read_page(path) for path in sorted(site.rglob('*.html')) if '_static' not in path.parts}   # the theme's
     wrong = []
     for path, page in pages.items():
         name = path.relative_to(site)

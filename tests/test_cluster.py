@@ -47,7 +47,7 @@ def queue(env, what='%A'):
     said = subprocess.run(['squeue', '-h', '-o', what], env=env, capture_output=True, text=True).stdout
     return said.split()
 
-def until(there, seconds=120):
+def until(there, seconds=300):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := there(): return found
