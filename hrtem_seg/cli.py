@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NECK', 'STOPPED', 'GOES_ON', 'segment', 'info', 'correct', 'audit', 'retrain', 'studies', 'study', 'results',
-           'redraw', 'stack', 'bench', 'parser', 'main']
+           'redraw', 'stack', 'bench', 'export', 'parser', 'main']
 
 # %% ../nbs/cli/00_cli.ipynb #df93d204
 import argparse, json, os, sys, warnings
@@ -323,6 +323,25 @@ def bench(args):
     from hrtem_seg.experiments.runner import run_benchmarks
     print(run_benchmarks(args.out))
 
+# %% ../nbs/cli/00_cli.ipynb #5a01c0de
+def _verdict(path):
+    "What bioimage.io's validator says"
+    from hrtem_seg.learning.packages import check_package
+    try:
+        warned = check_package(path)
+    except ImportError as e:
+        return f'not validated, as {e}'
+    return '; '.join(['valid for bioimage.io', *warned])
+
+def export(args):
+    "Pack a network for Fiji and ilastik"
+    from hrtem_seg.learning.packages import export_bioimageio
+    from hrtem_seg.segmentation.segmentation import shipped_network
+    network = args.network or shipped_network()
+    out = export_bioimageio(network, args.out, name=args.name, authors=args.author, covers=args.cover,
+                            notes=args.note, overwrite=args.overwrite)
+    print(f'{out}: {_verdict(out)}')
+
 # %% ../nbs/cli/00_cli.ipynb #9fb1c805
 def _add_folders(s):
     "What folders stand for"
@@ -449,6 +468,20 @@ def _add_studies(commands):
     s.add_argument('--out', default='runs', help=_OUT)
     s.set_defaults(run=redraw)
 
+def _add_export(commands):
+    description = 'Write a network as a package of bioimage.io: weights, model card and a test image in one file'
+    s = commands.add_parser('export', help=export.__doc__, description=description)
+    s.add_argument('network', nargs='?', metavar='NETWORK',
+                   help='folder of a trained network (default: the one that comes along)')
+    s.add_argument('out', metavar='OUT.zip')
+    s.add_argument('--name', help='what it is called (default: its architecture and weights)')
+    s.add_argument('--author', action='append', metavar='NAME', help='once for each (default: those of this program)')
+    s.add_argument('--note', action='append', metavar='TEXT',
+                   help='a known failure, for the model card (default: those that its record has)')
+    s.add_argument('--cover', action='append', metavar='FILE', help='a picture, 2:1 or 1:1 (default: the test image)')
+    s.add_argument('--overwrite', action='store_true', help='replace a package that is there')
+    s.set_defaults(run=export)
+
 def _add_stacks(commands):
     description = 'Simulate a stack with the numbers of [stack.NAME] in settings.ini; what was cut off goes on'
     s = commands.add_parser('generate', help=stack.__doc__, description=description)
@@ -516,7 +549,7 @@ def parser()->argparse.ArgumentParser:
                                 description='Simulate, train on and segment HRTEM images of nanoparticles')
     p.add_argument('--version', action='version', version=f'hrtem-seg {__version__}')
     commands = p.add_subparsers(dest='command', required=True)
-    for add in (_add_segment, _add_info, _add_correct, _add_own, _add_studies, _add_stacks):
+    for add in (_add_segment, _add_info, _add_correct, _add_own, _add_studies, _add_export, _add_stacks):
         add(commands)
     return p
 
@@ -524,6 +557,7 @@ def parser()->argparse.ArgumentParser:
 STOPPED = dict(segment='stopped; {finished} files are finished, and the same command passes them over',
                info='stopped', studies='stopped',
                bench='stopped; tables that are finished are kept', results='stopped',
+               export='stopped; no package was written',
                redraw='stopped; figures that are finished are kept')
 GOES_ON = 'stopped; what is finished is kept, and the same command goes on from there'
 

@@ -63,6 +63,7 @@ def main():
         tried(programs, here, 'python', '-c', HELP, says=[str(folder), 'underfocus negative', 'hs.segment'])
         tried(programs, here, 'python', '-c', MICROGRAPH)
         tried(programs, here, 'hrtem-seg', 'segment', 'a.tif', says=['3 particles'])
+        tried(programs, here, 'hrtem-seg', 'export', 'network.zip', says=['network.zip'])
         tried(programs, here, 'hrtem-seg', 'studies', says=['dose', 'real', 'hours'])
         tried(programs, here, 'hrtem-seg', 'study', 'dose', '--size', 'tiny', says=['figure', 'notebook'])
 
