@@ -518,6 +518,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions.make_network': ( 'experiments/conditions.html#make_network',
                                                                                                      'hrtem_seg/experiments/conditions.py'),
+                                                  'hrtem_seg.experiments.conditions.make_real_scores': ( 'experiments/conditions.html#make_real_scores',
+                                                                                                         'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions.make_stack': ( 'experiments/conditions.html#make_stack',
                                                                                                    'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions.micrograph_samples': ( 'experiments/conditions.html#micrograph_samples',

@@ -11,7 +11,8 @@ PROGRAM = [sys.executable, '-c', 'import sys; from hrtem_seg.cli import main; sy
 def micrograph(tmp_path):
     "A calibrated file with one particle"
     y, x = np.mgrid[:160, :160]
-    dark = 60*(np.hypot(y - 80, x - 80) < 29)
+    away = np.hypot(y - 80, x - 80)/29
+    dark = 60*np.sqrt(np.maximum(0, 1 - away**2))
     tifffile.imwrite(tmp_path/'a.tif', np.random.default_rng(0).poisson(200 - dark).astype('u2'), imagej=True,
                      resolution=(1/.06, 1/.06), metadata={'unit': 'nm'})
     return tmp_path/'a.tif'

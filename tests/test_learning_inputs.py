@@ -1,5 +1,5 @@
 "What a person can hand to the learning chapters: it works, it is refused by name, or there is a warning"
-import warnings
+import json, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch, xarray as xr
 from fastai.basics import Callback
@@ -214,8 +214,11 @@ def test_hot_pixels_move_no_particle_of_a_trained_network():
     assert scores(got.network, hot).dice.mean() < .5*before
 
 def test_a_network_goes_on_standardising_as_it_was_trained(tmp_path):
-    from hrtem_seg.segmentation.segmentation import shipped_network
-    old = shipped_network()
+    old = tmp_path/'old'   # of the first format, which did not say how
+    fit(SMALL, TRAIN, VALID, epochs=1, standardisation='mean', out=old)
+    record = json.loads((old/'record.json').read_text())
+    del record['standardisation'], record['settings']['standardisation']
+    (old/'record.json').write_text(json.dumps({**record, 'format': 1}))
     network, record = load_network(old)
     assert network.standardisation == 'mean' and 'standardisation' not in record
     child = fit(old, TRAIN, VALID, epochs=1, out=tmp_path/'child')

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BASE', 'NETWORK', 'CAMERA_PIXEL', 'SESSIONS', 'CLEAN', 'METRICS', 'combine', 'session_settings', 'stack_cost',
            'make_stack', 'stacks', 'dose_sources', 'part', 'prepare', 'label_file', 'Labelled', 'labelled_micrographs',
-           'micrograph_samples', 'samples', 'draw_images', 'network_cost', 'make_network', 'make_baselines', 'pretrain',
-           'go_on', 'draw_predictions']
+           'micrograph_samples', 'samples', 'draw_images', 'network_cost', 'make_network', 'make_baselines',
+           'make_real_scores', 'pretrain', 'go_on', 'draw_predictions']
 
 # %% ../../nbs/experiments/02_conditions.ipynb #14d9ec25
 import json
@@ -34,6 +34,7 @@ from ..learning.transfer import transfer
 from ..micrographs.cleaning import flat_field, remove_xrays
 from ..micrographs.micrograph import gaussian_otsu, micrograph, rescale
 from ..micrographs.readers import read_micrograph
+from ..segmentation.segmentation import segment
 from ..structures.crystals import settle_materials
 from ..structures.scenes import name_defaults
 
@@ -450,6 +451,20 @@ def make_baselines(
             row = dict(method=method, dataset=name, structure=ds.structure.values, dice=dice(mask, ds.mask.values))
             rows.append(pd.DataFrame(row))
     pd.concat(rows).to_csv(folder/'tests.csv', index=False)
+
+# %% ../../nbs/experiments/02_conditions.ipynb #1e3023f3
+@task(version=2)
+def make_real_scores(
+    folder,      # To fill: tests.csv
+    network,     # Folder of a kept network
+    sets:dict,   # As for `labelled_micrographs`
+):
+    "Score a network on whole labelled micrographs"
+    rows = []
+    for m in labelled_micrographs(sets):
+        found = segment(m.image, network)
+        rows.append(dict(dataset=m.dataset, image=m.name, dice=m.dice(found.mask.values)))
+    pd.DataFrame(rows).to_csv(folder/'tests.csv', index=False)
 
 # %% ../../nbs/experiments/02_conditions.ipynb #04ce2175
 def _scored(tests, benchmark):
