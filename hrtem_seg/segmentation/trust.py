@@ -11,7 +11,7 @@ __all__ = ['IN_DOUBT', 'LEAST', 'CLASSES', 'REACH', 'BAND', 'KIND', 'PIXELS', 'I
            'particle_report']
 
 # %% ../../nbs/segmentation/07_trust.ipynb #74c08c0c
-import ast, math
+import ast, math, warnings
 from dataclasses import asdict, dataclass, replace
 import numpy as np, pandas as pd, xarray as xr
 from scipy.optimize import minimize, minimize_scalar
@@ -189,7 +189,9 @@ def examine(
 )->Case:
     "Segment one image whose truth is known, and keep what a calibration needs"
     image = micrograph(values, pixel)
-    found = segment(image, network, cleaning=False, flips=flips)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')   # doubts are for users; here the truth is known
+        found = segment(image, network, cleaning=False, flips=flips)
     p = found.probability.values
     truth = np.asarray(mask) > 0
     here = place_of(at_pixel(image, domain.pixel).values, domain)
