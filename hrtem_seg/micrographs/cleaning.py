@@ -24,7 +24,7 @@ SAMPLE = 1_000_000   # Pixels that are enough for a quantile
 
 def _sampled(a, valid):
     "Known values of one image or of all frames, at most about `SAMPLE`, evenly spread"
-    seen = a[..., valid].ravel()
+    seen = a.reshape(-1) if valid.all() else a[..., valid].ravel()   # a copy of all takes its time
     return seen[::max(1, seen.size//SAMPLE)]
 
 def statistics(
