@@ -576,8 +576,9 @@ def main(argv=None)->int:
     args = parser().parse_args(argv)
     usual = warnings.showwarning
     warnings.showwarning = _one_line
+    from hrtem_seg.core.work import Interrupts
     try:
-        code = args.run(args) or 0
+        with Interrupts(): code = args.run(args) or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:

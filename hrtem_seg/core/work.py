@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['WORKER_MEMORY', 'GUARD', 'KEEP_MEMORY', 'SYSTEMS', 'PATIENT', 'cores', 'machine', 'memory_limit', 'fitting_workers',
-           'check_guard', 'local_client', 'Batch', 'batch_client', 'cluster', 'Watch', 'each_done', 'reason',
-           'raise_failed', 'TimeLeft', 'progress']
+           'check_guard', 'local_client', 'Batch', 'batch_client', 'cluster', 'Watch', 'Interrupts', 'each_done',
+           'reason', 'raise_failed', 'TimeLeft', 'progress']
 
 # %% ../../nbs/core/05_work.ipynb #38ebc1b1
-import logging, math, os, platform, re, shutil, sys, time, warnings
+import logging, math, os, platform, re, shutil, signal, sys, threading, time, warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from multiprocessing import process
@@ -304,8 +304,29 @@ def _too_little(workers):
             'and no work is given above 80 %). Use fewer workers or allow more memory; what is finished is kept')
 
 # %% ../../nbs/core/05_work.ipynb #6f9267f3
+class Interrupts:
+    "Ctrl-C that is remembered: raised within a callback of Python's own it is lost there, and the work would go on"
+    asked = False
+
+    def __enter__(self):
+        Interrupts.asked = False
+        self.usual = None
+        if threading.current_thread() is not threading.main_thread(): return self
+        self.usual = signal.signal(signal.SIGINT, self._remember)
+        return self
+
+    def __exit__(self, *error):
+        Interrupts.asked = False
+        if self.usual is not None: signal.signal(signal.SIGINT, self.usual)
+
+    @staticmethod
+    def _remember(number, frame):
+        Interrupts.asked = True
+        raise KeyboardInterrupt
+
 def _here(function, jobs):
     for job in jobs:
+        if Interrupts.asked: raise KeyboardInterrupt
         try: yield job, function(job), None
         except Exception as e: yield job, None, e
 

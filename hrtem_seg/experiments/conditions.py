@@ -22,6 +22,7 @@ from ..core.units import coords
 from ..data.generation import BORROWED, generate
 from ..data.presets import REALISTIC
 from ..data.reimaging import Redraw
+from ..data.settings import plain_camera
 from ..data.stacks import open_stack, stack_record
 from .tasks import task
 from ..imaging.cameras import CAMERAS
@@ -370,7 +371,7 @@ def _pixels(source):
     if 'micrographs' in first: return _images(first)*first['micrographs']['crop']**2
     stack = first['stack']
     settings = stack['settings']
-    camera = settings.get('camera') or {}
+    camera = plain_camera(settings.get('camera')) or {}   # which may be a name
     side = (settings.get('crop') or 256)//camera.get('binning', 1)
     return _images(source)*side**2
 

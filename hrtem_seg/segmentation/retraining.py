@@ -18,7 +18,7 @@ from ..core.files import check_writable, replace_file
 from ..core.records import content_hash, plain
 from ..core.work import cluster, each_done, progress
 from ..data.generation import generate
-from ..data.settings import keyword_names
+from ..data.settings import keyword_names, plain_camera
 from ..learning.benchmarks import mean_scores
 from ..learning.kept import lineage, save_network
 from ..learning.metrics import METRICS
@@ -136,8 +136,10 @@ def _first_settings(record, folder):
         about = (ancestor.get('data') or {}).get('train') or {}
         settings = about.get('settings') or {}
         if 'scene' in settings and 'n_structures' in settings:
-            doses = about.get('doses') or settings.get('doses')
-            return {**settings, 'doses': doses} if doses else settings
+            of_stack = settings.get('doses') or []
+            seen = about.get('doses') or of_stack
+            if len(seen) <= len(of_stack): settings = {**settings, 'doses': seen}   # else they were drawn, one an image
+            return settings
     return None
 
 def old_domain(
@@ -154,7 +156,9 @@ def old_domain(
         return None
     allowed = [k for k in keyword_names(generate) if k not in ('keep', 'splits', 'labels', 'source')]
     asked = {k: v for k, v in settings.items() if k in allowed}
-    asked |= dict(n_structures=n, seed=int(settings.get('seed') or 0) + 7919*(seed + 1), crop=side, keep=None)
+    camera = plain_camera(settings.get('camera')) or {}
+    crop = side*camera.get('binning', 1)   # of the camera's own pixels
+    asked |= dict(n_structures=n, seed=int(settings.get('seed') or 0) + 7919*(seed + 1), crop=crop, keep=None)
     try:
         return generate(Path(out), workers=0, progress=False, **asked).load()
     except (ValueError, OSError) as e:
