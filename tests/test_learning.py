@@ -146,7 +146,7 @@ def test_bad_settings_are_refused_by_name_before_training(stacks):
     train, valid, _ = stacks
     for bad, word in [(dict(epochs=0), 'epochs=0'), (dict(lr=-1.), 'lr=-1'), (dict(keep='f1'), "keep='f1'"), (dict(freeze='tail'), "freeze='tail'"),
                       (dict(loss='l2'), "loss='l2'"), (dict(schedule='steps'), "schedule='steps'"), (dict(metrics=('f3',)), "metric='f3'"),
-                      (dict(augment={'blur': 1}), "augment='blur'"), (dict(augment={'rotate': 2.}), 'rotate=2'), (dict(precision='half'), "precision='half'"),
+                      (dict(augment={'shear': 1}), "augment='shear'"), (dict(augment={'zoom': (.5, 2.)}), 'zoom without crop'), (dict(augment={'crop': 16, 'zoom': (2., 1.)}), 'zoom=1'), (dict(augment={'rotate': 2.}), 'rotate=2'), (dict(precision='half'), "precision='half'"),
                       (dict(benchmarks={'x': xr.Dataset()}), 'x has the variables'), (dict(benchmarks={'valid': valid}), "benchmarks='valid'")]:
         with pytest.raises(ValueError, match=word.replace('(', r'\(')): fit(SMALL, train, valid, **bad)
     with pytest.raises(ValueError, match='no parts'): fit(nn.Conv2d(1, 2, 3, padding=1), train, valid, freeze='encoder')

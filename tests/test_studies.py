@@ -88,7 +88,7 @@ def test_killed_twice_it_resumes_to_the_same_bits(tiny_study, tmp_path):
     assert read_json(tmp_path/'dose-tiny/result.json')['matrices'] == tiny_study['result']['matrices']
 
 @pytest.mark.parametrize('args, says', [
-    (['dos'], "study='dos': expected one of 'defocus', 'dose'"),
+    (['dos'], "study='dos': expected one of 'amount', 'defocus', 'dose'"),
     (['dose', '--size', 'huge'], "size='huge': expected one of 'default'"),
     (['dose', '-p', 'dosis', '[30]'], "unknown setting 'dosis'; allowed are doses, n_structures"),
     (['dose', '-p', 'doses', '30'], 'doses = 30 is not of the kind expected, such as [30, 75'),
