@@ -1506,6 +1506,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'hrtem_seg/learning/samples.py'),
                                             'hrtem_seg.learning.samples._blur': ( 'learning/samples.html#_blur',
                                                                                   'hrtem_seg/learning/samples.py'),
+                                            'hrtem_seg.learning.samples._bounds': ( 'learning/samples.html#_bounds',
+                                                                                    'hrtem_seg/learning/samples.py'),
                                             'hrtem_seg.learning.samples._check_bounds': ( 'learning/samples.html#_check_bounds',
                                                                                           'hrtem_seg/learning/samples.py'),
                                             'hrtem_seg.learning.samples._crop': ( 'learning/samples.html#_crop',

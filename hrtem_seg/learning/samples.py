@@ -145,9 +145,11 @@ def check_run_data(
 # %% ../../nbs/learning/05_samples.ipynb #6e574271
 AUGMENTATIONS = ('dihedral', 'rotate', 'crop', 'fields', 'zoom', 'blur', 'noise')
 
+def _bounds(given): return (given, given) if np.isscalar(given) else tuple(given)
+
 def _check_bounds(name, given, least, largest):
     "A number, or (low, high) between the least and the largest"
-    try: pair = (given, given) if np.isscalar(given) else tuple(given)
+    try: pair = _bounds(given)
     except TypeError: pair = ()
     if len(pair) != 2: raise ValueError(f'{name}={given!r}: expected a number or (low, high)')
     low, high = pair
@@ -218,7 +220,7 @@ def _rotate(x, y, rng, share):
 
 def _drawn_zoom(rng, zoom, n):
     "Factors, each as likely to halve as to double"
-    low, high = (zoom, zoom) if np.isscalar(zoom) else zoom
+    low, high = _bounds(zoom)
     return np.exp(rng.uniform(math.log(low), math.log(high), n))
 
 def _field(a, corner, side, crop, order):
@@ -247,7 +249,7 @@ def _zoom(x, y, rng, zoom, crop):
 def _crop(x, y, rng, crop):
     "A random field of each image"
     shape = x.shape[-2:]
-    if crop > min(shape): raise ValueError(f'{crop=}: the images have {shape} pixels')
+    if crop > min(shape): raise ValueError(f'{crop=}: expected at most {min(shape)}, the pixels of the images')
     fields = []
     for i in range(len(x)):
         y0, x0 = (int(rng.integers(n - crop + 1)) for n in shape)
@@ -256,7 +258,7 @@ def _crop(x, y, rng, crop):
 
 def _blur(x, rng, blur):
     "Each image smoothed by a Gaussian of a drawn width, as storing and resizing do"
-    low, high = (blur, blur) if np.isscalar(blur) else blur
+    low, high = _bounds(blur)
     widths = rng.uniform(low, high, len(x))
     return np.stack([ndimage.gaussian_filter(image, width) for image, width in zip(x, widths)])
 
