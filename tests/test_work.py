@@ -1,10 +1,10 @@
 "Work under fire: workers without memory, writers that die, many who want one lock"
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from functools import partial
 import pytest
 from distributed import Client, LocalCluster
 from hrtem_seg.core.files import folder_lock, replace_file, replace_folder
-from hrtem_seg.core.work import TimeLeft, each_done, fitting_workers, raise_failed, reason
+from hrtem_seg.core.work import Interrupts, TimeLeft, each_done, fitting_workers, raise_failed, reason
 
 # functions that worker processes can import
 JOBS = '''
@@ -144,3 +144,16 @@ def test_a_process_forked_after_a_transform_goes_on():
             '    with mp.get_context("fork").Pool(1) as pool: assert pool.map_async(job, [1]).get(timeout=60) == [here]')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+class _Deaf:
+    "Loses what is raised while it is taken away, as Python's own callbacks do"
+    def __del__(self): signal.raise_signal(signal.SIGINT)
+
+def _deaf(job): _Deaf()
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_ctrl_c_that_python_loses_stops_before_the_next_job():
+    done = []
+    with Interrupts(), pytest.raises(KeyboardInterrupt):
+        for job, *_ in each_done(_deaf, [1, 2, 3]): done.append(job)
+    assert done == [1]
