@@ -110,8 +110,9 @@ def thermal_displacements(
         substrate = set()
         particles = {frozenset(Formula(what).count())}
     out = {symbol: _mean_square(symbol, substrate, temperature) for symbol in substrate}
-    for symbol in set().union(*particles):   # the particles' own values count
-        each = [_mean_square(symbol, crystal, temperature) for crystal in particles if symbol in crystal]
+    in_order = sorted(particles, key=sorted)   # a set's own order differs from one process to the next
+    for symbol in sorted(set().union(*particles)):   # the particles' own values count
+        each = [_mean_square(symbol, crystal, temperature) for crystal in in_order if symbol in crystal]
         out[symbol] = np.mean(each)
     return {symbol: float(math.sqrt(out[symbol])) for symbol in sorted(out)}
 
