@@ -21,7 +21,7 @@ from ..core.plots import show_image, show_mask
 from ..core.units import coords
 from ..data.generation import BORROWED, generate
 from ..data.presets import REALISTIC
-from ..data.reimaging import Redraw
+from ..data.reimaging import Redraw, Redraws
 from ..data.settings import plain_camera
 from ..data.stacks import open_stack, stack_record
 from .tasks import task
@@ -315,8 +315,8 @@ def _samples(source):
         inside = (ds[k] >= low) & (ds[k] <= high)
         ds = ds.isel(sample=inside.values)
     if n := source.get('n'):
-        first = pd.unique(ds.structure.values)[:n]
-        ds = ds.isel(sample=np.isin(ds.structure, first))
+        in_turn = np.roll(pd.unique(ds.structure.values), -source.get('skip', 0))
+        ds = ds.isel(sample=np.isin(ds.structure, in_turn[:n]))
     if shots := source.get('shots'):
         place = pd.Series(ds.structure.values).groupby(ds.structure.values).cumcount()
         ds = ds.isel(sample=(place < shots).values)
@@ -324,7 +324,7 @@ def _samples(source):
     return prepare(ds.load(), steps) if steps else ds.load()
 
 def samples(
-    source, # {'stack': folder, 'where', 'within', 'n', 'shots': images of each, 'prepare': …}, or several
+    source, # {'stack': folder, 'where', 'within', 'n', 'skip', 'shots': images of each, 'prepare': …}, or several
 )->xr.Dataset: # In memory
     "The samples that a source names"
     if isinstance(source, dict): return _samples(source)
@@ -402,7 +402,8 @@ def network_cost(
 METRICS = ('dice', 'pixel_error', 'two_class_f1')   # the last as the abstracts' figures have it, under the name of Dice
 
 def _drawn_anew(source, changes):
-    "The structures of a source, imaged anew at every epoch as its stack says, with changes"
+    "The structures of a source, or of several, imaged anew at every epoch as their stacks say, with changes"
+    if isinstance(source, list): return Redraws([_drawn_anew(s, changes) for s in source])
     stack = samples(source)
     folder = Path(source['stack'])/'stack'
     made = stack_record(folder)['settings']
