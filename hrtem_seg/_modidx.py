@@ -2972,6 +2972,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'hrtem_seg/structures/scenes.py'),
                                              'hrtem_seg.structures.scenes._short': ( 'structures/scenes.html#_short',
                                                                                      'hrtem_seg/structures/scenes.py'),
+                                             'hrtem_seg.structures.scenes._some': ( 'structures/scenes.html#_some',
+                                                                                    'hrtem_seg/structures/scenes.py'),
                                              'hrtem_seg.structures.scenes._stir': ( 'structures/scenes.html#_stir',
                                                                                     'hrtem_seg/structures/scenes.py'),
                                              'hrtem_seg.structures.scenes._stirred': ( 'structures/scenes.html#_stirred',

@@ -301,6 +301,14 @@ def _check_whole(lo, hi, **values):
         if v != int(v) or isinstance(v, float):
             raise ValueError(f'{name}={v!r}: expected a whole number from {lo} to {hi}')
 
+def _some(rng, n_particles):
+    "A number of particles where there is no film: at least one, or there is nothing to simulate"
+    for _ in range(1000):
+        n = _sampled(rng, n_particles=n_particles)
+        if n: return n
+    raise ValueError(f"n_particles={n_particles!r} with substrate='vacuum': expected a particle or a film, "
+                     'as nothing else is there')
+
 def _check_drawing(rng, cell, separation, vacuum, gap, placement, overlap, max_strain, particle):
     "Refuse what no scene can be drawn with"
     if not isinstance(rng, np.random.Generator):
@@ -347,6 +355,7 @@ def draw_scene(
     _check_whole(0, 1000, n_particles=n)
     check_in(['entrance', 'exit'], face=face)
     sub = _draw_substrate(rng, substrate, thickness, cell, max_strain)
+    if n == 0 and sub['kind'] == 'vacuum': n = _some(rng, n_particles)
     overlap = _sampled(rng, overlap=overlap)
     check_range(0, 1, overlap=overlap)
     apart = separation if placement == 'pushed' else max(separation, gap)
