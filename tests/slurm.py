@@ -66,6 +66,15 @@ def start_authentication(folder):
              f'--log-file={folder}/munged.log', f'--seed-file={folder}/munge.seed']
     subprocess.run(['munged', '--force', *files], check=True)
 
+def start_controller(env):
+    "Start the daemon that holds the queue, or start it again"
+    subprocess.run(['slurmctld', '-f', env['SLURM_CONF']], check=True, env=env)
+
+def kill_controller(env):
+    "What a crash of the login node does: no answer, and nothing is put in order before"
+    file = Path(env['SLURM_CONF']).parent/'slurmctld.pid'
+    os.kill(int(file.read_text()), signal.SIGKILL)
+
 def start(folder):
     "The environment in which SLURM's commands find it"
     folder = Path(folder).absolute()
@@ -77,9 +86,9 @@ def start(folder):
     settings = folder/'slurm.conf'
     settings.write_text(SETTINGS.format(host=host, folder=folder, port=port, next=port + 1))
     env = {**os.environ, 'SLURM_CONF': str(settings)}
-    subprocess.run(['slurmctld', '-f', settings], check=True, env=env)
+    start_controller(env)
     subprocess.run(['slurmd', '-f', settings], check=True, env=env)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         said = subprocess.run(['sinfo', '-h', '-o', '%T'], env=env, capture_output=True, text=True).stdout
         if 'idle' in said: return env

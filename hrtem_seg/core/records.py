@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import version, PackageNotFoundError
 from pathlib import Path
 import numpy as np
-from .files import replace_file
+from .files import read_whole, replace_file
 
 # %% ../../nbs/core/04_records.ipynb #ab202bfd
 def plain(obj):
@@ -90,6 +90,6 @@ def read_json(
 )->dict:
     "Read a record; a file that is not one is named in the error"
     path = Path(path)
-    try: return json.loads(path.read_text(encoding='utf-8'))
+    try: return json.loads(read_whole(path))
     except (UnicodeDecodeError, json.JSONDecodeError) as e:
         raise ValueError(f'{path} is not a record: {e}') from None

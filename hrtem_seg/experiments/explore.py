@@ -67,8 +67,10 @@ def draw_scores(
     if cell: rows = scores_where(rows, train=cell[0], tested=cell[1])
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout='constrained')
     _draw_matrix(left, matrix, cell)
-    for name, some in rows.groupby(rows.train.astype(str), sort=False): right.plot(some.value, [name]*len(some), 'o', alpha=.5)
-    right.set(xlabel=where.get('metric') or 'value', ylabel='trained on', title=f'tested on {cell[1]}' if cell else 'all tests')
+    for name, some in rows.groupby(rows.train.astype(str), sort=False):
+        right.plot(some.value, [name]*len(some), 'o', alpha=.5)
+    title = f'tested on {cell[1]}' if cell else 'all tests'
+    right.set(xlabel=where.get('metric') or 'value', ylabel='trained on', title=title)
     return fig
 
 # %% ../../nbs/experiments/09_explore.ipynb #c62ab708

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..core.checks import check_in
 from ..core.files import folder_lock
 from ..core.records import content_hash, plain, read_json, versions, write_json
-from ..core.work import TimeLeft, Watch, cluster, cores, machine, reason
+from ..core.work import SCHEDULER_LOST, TimeLeft, Watch, cluster, cores, machine, reason
 
 # %% ../../nbs/experiments/00_tasks.ipynb #2a6692c4
 @dataclass(frozen=True)
@@ -141,16 +141,21 @@ def do_task(
                             resumed=task.part.is_dir(), machine=machine(), versions=versions())
         start = time.time()
         task.part.mkdir(exist_ok=True)
-        try: make(task.part, **settings)
+        try:
+            make(task.part, **settings)
+            record.seconds = round(time.time() - start, 2)
+            _put_in_place(task, record)
         except Exception:
+            if task.done: return str(folder)   # by another node, which its disk's locks do not reach
             _keep_error(task, record)
             raise
-        (task.part/'error.txt').unlink(missing_ok=True)
-        record.seconds = round(time.time() - start, 2)
-        record.bytes = int(_bytes(task.part))
-        record.write(task.part)
-        os.replace(task.part, task.folder)
     return str(folder)
+
+def _put_in_place(task, record):
+    (task.part/'error.txt').unlink(missing_ok=True)
+    record.bytes = int(_bytes(task.part))
+    record.write(task.part)
+    os.replace(task.part, task.folder)
 
 def _keep_error(task, record):
     "The traceback and the settings, beside what was made so far"
@@ -367,6 +372,7 @@ def _note(tasks, task):
     "Keep the traceback of a task whose future failed"
     status = task.future.status
     if status == 'finished': return
+    if status == 'cancelled': raise RuntimeError(SCHEDULER_LOST)
     if status != 'error': error = RuntimeError(f'the workers were lost ({status})')
     else: error = task.future.exception()
     lines = traceback.format_exception(error)
