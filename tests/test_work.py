@@ -157,3 +157,10 @@ def test_ctrl_c_that_python_loses_stops_before_the_next_job():
     with Interrupts(), pytest.raises(KeyboardInterrupt):
         for job, *_ in each_done(_deaf, [1, 2, 3]): done.append(job)
     assert done == [1]
+
+def test_workers_that_are_gone_for_good_end_the_work(jobs, one_worker):
+    client = one_worker(2e9)
+    nanny, = client.cluster.workers.values()
+    client.cluster.sync(nanny.close)
+    with pytest.raises(RuntimeError, match='all worker processes have ended and none could be started again'):
+        list(each_done(jobs.wait, [.1], client, patience=1.))

@@ -288,13 +288,25 @@ class Watch:
         if not workers or not all(map(_stands_still, workers)): self.well = now
         if now - self.well > self.patience: raise RuntimeError(_too_little(workers))
         if workers: self.begun = now
-        elif now - self.begun > self.patience and not self.told: self._tell()
+        elif now - self.begun > self.patience: self._nobody()
+
+    def _nobody(self):
+        if _given_up(self.client):
+            raise RuntimeError('all worker processes have ended and none could be started again, as happens when memory '
+                               'runs out or the machine is too busy; what is finished is kept')
+        if not self.told: self._tell()
 
     def _tell(self):
         self.told = True
         warnings.warn(f'there has been no worker for {self.patience:g} s. Jobs of a batch system may still wait in its '
                       'queue, and all goes on when one starts; if they start and end again, logs= in their settings '
                       'keeps what they say', stacklevel=3)
+
+def _given_up(client):
+    "Whether the workers of this machine are gone for good: what starts them again has ended itself"
+    starters = getattr(client.cluster, 'workers', {})
+    states = {getattr(s.status, 'name', str(s.status)) for s in starters.values()}
+    return type(client.cluster).__name__ == 'LocalCluster' and states <= {'closed', 'failed'}
 
 def _stands_still(worker):
     "Paused, with nothing running that could give memory back"

@@ -168,7 +168,7 @@ def _place_over(rng, at, radii, n_over, cell):
         at = np.concatenate([at, [over % cell]])
     return at, hosts
 
-def _draw_particles(rng, n, cell, separation, particle, placement='pushed', overlap=0., redraws=10):
+def _draw_particles(rng, n, cell, separation, particle, placement='pushed', overlap=0., redraws=60):
     "Particles and their centres; sizes that find no place, or are too wide for the cell, are drawn again, a few times"
     n_over = int((rng.random(n - 1) < overlap).sum()) if overlap and n > 1 else 0
     n_free = n - n_over
