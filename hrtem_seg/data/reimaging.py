@@ -91,6 +91,18 @@ def _check_pixel(pixel, made):
     check_range(.01, 10, pixel=pixel)
 
 # %% ../../nbs/data/04_reimaging.ipynb #912a903a
+def _joined(settings):
+    "What several settings agree on, and a choice between their values where they differ"
+    names = dict.fromkeys(name for each in settings for name in each)
+    joined = {}
+    for name in names:
+        values = [each[name] for each in settings if name in each]
+        first, *others = values
+        if all(value == first for value in others): joined[name] = first
+        elif all(isinstance(value, dict) for value in values): joined[name] = _joined(values)
+        else: joined[name] = ['choice', values]
+    return joined
+
 class Redraws:
     "Several redrawn stacks, read as one"
     def __init__(self,
@@ -102,11 +114,13 @@ class Redraws:
         fields = [f'{part.side} pixels of {part.sampling:g} Å' for part in self.parts]
         if len(set(fields)) > 1: raise ValueError(f'images of {" and ".join(fields)}: expected one size for all stacks')
         self.ends = np.cumsum(sizes)
-        self.settings = {'together': [part.settings for part in self.parts]}
-        records = [stack.attrs.get('record') for stack in stacks]
+        self.settings = _joined([part.settings for part in self.parts])
+        made = [stack_record(part.path)['settings'] for part in self.parts]
+        structures = sum(s['n_structures'] for s in made)
+        settings = {**_joined(made), 'n_structures': structures, 'together': made}
         plain = [stack.drop_attrs(deep=False) for stack in stacks]
         joined = xr.concat(plain, 'sample', join='override', coords='minimal', compat='override', data_vars='minimal')
-        self.stack = joined.assign_attrs(record=json.dumps({'settings': {'together': records}}))
+        self.stack = joined.assign_attrs(record=json.dumps({'settings': settings}))
 
     def read(self,
         idx,                     # Positions among the samples of all stacks

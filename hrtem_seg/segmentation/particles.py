@@ -243,7 +243,10 @@ def _limits(radius):
     kind, *numbers = radius
     if kind == 'choice':
         values = numbers[0] if isinstance(numbers[0], list) else numbers
-        return min(values), max(values)
+        each = [_limits(value) for value in values]   # which may be distributions
+        if None in each: return None
+        least, most = zip(*each)
+        return min(least), max(most)
     if kind not in ENDS:
         return None
     least, most = ENDS[kind]
