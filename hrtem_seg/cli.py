@@ -54,8 +54,8 @@ def _segment_options(args):
     "Arguments of `segment_file` as the command line gives them"
     frame = int(args.frame) if args.frame and args.frame.isdigit() else args.frame
     smallest = None if args.smallest is None else 10*args.smallest
-    return dict(cleaning=_cleaning(args), flips=args.flips, neck=args.neck, image=args.image, frame=frame,
-                average=args.average, bin=args.bin,
+    return dict(cleaning=_cleaning(args), outline=args.outline, flips=args.flips, neck=args.neck,
+                image=args.image, frame=frame, average=args.average, bin=args.bin,
                 insist=args.insist, overwrite=args.overwrite, device=args.device, smallest=smallest,
                 memory=1e9*args.memory, show=sys.stderr.isatty())
 
@@ -369,10 +369,14 @@ def _add_finding(s):
     "How particles are found"
     s.add_argument('--bright', action='store_true', help='particles are brighter than their film (default: darker)')
     s.add_argument('--smallest', type=float, metavar='NM',
-                   help='least diameter of a particle in nm (default: what the network was trained on allows)')
+                   help='least diameter of a particle in nm (default: what the network was trained on allows; 0: '
+                        'keep every speck)')
     s.add_argument('--neck', type=float, default=NECK, metavar='SHARE',
                    help=f'split touching particles at necks below this share of their width (default: {NECK}; '
                         '0: never)')
+    s.add_argument('--outline', choices=('edge', 'half'), default='edge',
+                   help='edge: of the outermost atoms (default); half: where the contrast is half as large as inside, '
+                        'as a threshold finds it, of particles dark enough')
     s.add_argument('--flips', action='store_true',
                    help='mean over the image and its mirror images: four times the time, a little better')
     s.add_argument('--no-flat-field', dest='flat_field', action='store_false', help='leave uneven light as it is')

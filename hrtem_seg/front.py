@@ -27,7 +27,7 @@ NAMES = dict(
     assess='segmentation.trust', calibrate='segmentation.trust', training_domain='micrographs.domain',
     shipped_network='segmentation.segmentation',
     overlay='segmentation.segmentation', label_particles='segmentation.particles',
-    measure_particles='segmentation.particles',
+    half_contrast='segmentation.particles', measure_particles='segmentation.particles',
     plot_sizes='segmentation.particles', size_distribution='segmentation.particles',
     correct='segmentation.corrections', read_correction='segmentation.corrections',
     write_correction='segmentation.corrections', read_labels='segmentation.corrections',

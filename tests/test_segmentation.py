@@ -7,7 +7,7 @@ from hrtem_seg.learning.kept import load_network
 from hrtem_seg.learning.prediction import predict
 from hrtem_seg.micrographs.cleaning import statistics
 from hrtem_seg.micrographs.micrograph import micrograph
-from hrtem_seg.segmentation.particles import drop_specks, label_particles, measure_particles
+from hrtem_seg.segmentation.particles import drop_specks, half_contrast, label_particles, measure_particles
 from hrtem_seg.segmentation.files import ENDINGS, Wanted, find_files, result_names, segment_file, segment_files
 from hrtem_seg.segmentation.segmentation import newest_network, segment, shipped_network
 from hrtem_seg.segmentation.tiles import predict_tiles
@@ -464,3 +464,97 @@ def test_two_particles_that_pass_each_other_keep_their_tracks():
     assert linked.groupby('track').y_nm.nunique().tolist() == [1, 1]
     assert track_table(linked).displacement_nm.tolist() == pytest.approx([9, 9])
     assert link_particles(pd.DataFrame(rows), farthest=.5).track.nunique() == 20   # farther than a particle can go
+
+def ball(radius, n=200):
+    "Thickness over its diameter, of a ball in the middle (pixels)"
+    y, x = np.mgrid[:n, :n] - n/2
+    return np.sqrt(np.maximum(0, 1 - (y**2 + x**2)/radius**2))
+
+@pytest.mark.parametrize('radius, least, most', [(15., .80, .87), (30., .83, .88), (60., .85, .88)])
+def test_half_contrast_of_a_ball_lies_where_half_of_it_is(radius, least, most):
+    "sqrt(3)/2 of the radius, less what the smoothing takes"
+    noise = 10*np.random.default_rng(1).standard_normal((200, 200))
+    for contrast, of_noise in ((40, 0), (40, 1), (200, 1)):
+        labels, moved = half_contrast(200 - contrast*ball(radius) + of_noise*noise, ball(radius) > 0, PIXEL)
+        assert moved.tolist() == [True] and least < np.sqrt((labels > 0).mean()/(ball(radius) > 0).mean()) < most
+
+def test_half_contrast_leaves_a_disc_as_large_as_it_is():
+    disc = ball(40.) > 0
+    noise = 10*np.random.default_rng(1).standard_normal(disc.shape)
+    for shrunk in (0, 3):   # whatever outline it had before
+        given = ball(40. - shrunk) > 0
+        labels, moved = half_contrast(200 - 40*disc + noise, given, PIXEL)
+        assert moved.all() and (labels > 0).sum() == pytest.approx(disc.sum(), rel=.03)
+
+def test_half_contrast_leaves_noise_and_what_has_no_film_around_alone():
+    rng = np.random.default_rng(2)
+    for radius in rng.uniform(12, 60, 20):
+        given = (ball(radius) > 0).astype(int)
+        labels, moved = half_contrast(200 + 10*rng.standard_normal(given.shape), given, PIXEL)
+        assert not moved.any() and (labels == given).all()
+    crowded = np.ones((80, 80), int)
+    crowded[:, 40:] = 2
+    assert not half_contrast(100 - 40*(crowded == 1.), crowded, PIXEL)[1].any()
+    brighter = 200 + 40*ball(40.)
+    assert not half_contrast(brighter, ball(40.) > 0, PIXEL)[1].any()
+
+def test_half_contrast_keeps_numbers_and_never_enters_another_particle():
+    pair = np.zeros((200, 200), int)
+    y, x = np.mgrid[:200, :200]
+    pair[np.hypot(y - 100, x - 70) < 31] = 4
+    pair[np.hypot(y - 100, x - 130) < 31] = 2
+    thick = sum(np.sqrt(np.maximum(0, 1 - ((y - 100)**2 + (x - a)**2)/31**2)) for a in (70, 130))
+    labels, moved = half_contrast(200 - 40*thick, pair, PIXEL)
+    assert moved.tolist() == [False, True, False, True] and set(np.unique(labels)) == {0, 2, 4}
+    assert not ((labels == 2) & (pair == 4)).any() and not ((labels == 4) & (pair == 2)).any()
+    with pytest.raises(ValueError, match='one shape'): half_contrast(thick[1:], pair, PIXEL)
+
+def test_half_contrast_of_a_simulated_dark_particle():
+    "Behind a small aperture a gold ball is dark as it is thick; its diffraction contrast comes on top"
+    from hrtem_seg.core.records import rng_for
+    from hrtem_seg.imaging.cameras import expose
+    from hrtem_seg.imaging.images import image as image_of
+    from hrtem_seg.imaging.labels import particle_mask
+    from hrtem_seg.structures.scenes import sample_scene
+    from hrtem_seg.waves.multislice import exit_wave
+    scene = sample_scene(rng_for(0, 'dark ball'), material='Au', n_particles=1, radius=22., cell=(84., 84.))
+    wave = exit_wave(scene, pixel=.25, rms='table')
+    truth = particle_mask(wave.particle, scene, 'projection', pixel=.5).values > 0
+    counts = expose(image_of(wave.full, defocus=-100., focal_spread=15., pixel=.5, aperture=.2), 300., rng_for(1, 'dark ball'))
+    labels, moved = half_contrast(counts.values, truth, float(counts.x[1] - counts.x[0]))
+    assert moved.all() and .65 < (labels > 0).sum()/truth.sum() < .9
+
+def test_bright_particles_have_their_half_contrast_as_dark_ones(network):
+    y, x = np.mgrid[:270, :270]
+    away = np.min([np.hypot(y - a, x - b)/29 for a, b in ((70, 70), (120, 190), (200, 90))], axis=0)
+    dark = (210 - 60*np.sqrt(np.maximum(0, 1 - away**2)) + 14*np.random.default_rng(0).standard_normal(away.shape)).astype('f4')
+    found = segment(micrograph(dark, PIXEL), network, outline='half')
+    turned = segment(micrograph(420 - dark, PIXEL), network, outline='half', cleaning={'bright': True})
+    assert found.half.all() and turned.half.all() and (found.labels != turned.labels).mean() < .005
+    assert (found.labels > 0).sum() == pytest.approx(.75*(away < 1).sum(), rel=.1)
+
+def test_the_outline_of_a_movie_is_told_frame_by_frame(field, network):
+    ball_of = np.where(field[1], 1, 0)
+    frames = np.stack([field[0] - 30*ball_of, 200 + 0*field[0] + np.random.default_rng(3).normal(0, 14, field[0].shape)])
+    found = segment(micrograph(frames.astype('f4'), PIXEL), network, outline='half', assess=False)
+    assert found.half.dims == ('frame', 'particle') and found.half.values[0].sum() == 3 and not found.half.values[1].any()
+    assert found.edge_labels.dims == found.labels.dims
+
+def test_specks_are_taken_out_and_counted(network):
+    noisy = 200 + 14*np.random.default_rng(0).standard_normal((400, 400)).astype('f4')
+    every = segment(micrograph(noisy, PIXEL), network, threshold=.02, smallest=0, assess=False)
+    some = segment(micrograph(noisy, PIXEL), network, threshold=.02, assess=False)
+    n = len(np.unique(every.labels)) - 1
+    assert every.specks == 0 and some.attrs['smallest'] == 10 and some.specks == n - (len(np.unique(some.labels)) - 1)
+    assert len(measure_particles(some.labels, PIXEL, 0)) == len(measure_particles(every.labels, PIXEL, 10))
+
+def test_python_warns_of_an_image_that_the_network_does_not_know(field, network, tmp_path):
+    stripes = (200 + 40*np.sin(np.arange(270)/2.) + np.random.default_rng(0).normal(0, 3, (270, 270))).astype('f4')
+    with pytest.warns(UserWarning, match='OUTSIDE what the network knows.*distance'): segment(micrograph(stripes, PIXEL), network)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        segment(micrograph(field[0], PIXEL), network)
+        segment(micrograph(stripes, PIXEL), network, assess=False)
+    tifffile.imwrite(tmp_path/'stripes.tif', stripes)
+    done = segment_file(tmp_path/'stripes.tif', PIXEL, out=tmp_path/'out')
+    assert 'OUTSIDE' in done.record['trust']['line'] and not any('OUTSIDE' in w for w in done.warnings)   # said once

@@ -173,7 +173,9 @@ def everything(
     kept = kept.assign(valid=(('y', 'x'), result.valid.values.astype('i1')))
     for axis in ('y', 'x'):
         kept[axis].attrs['units'] = 'Å'
-    columns['particle_at_border'] = columns.particle_at_border.astype('i1')
+    for name in ('particle_at_border', 'particle_at_half_contrast'):
+        if name in columns:
+            columns[name] = columns[name].astype('i1')
     about = dict(pixel=float(image.attrs['pixel']), pixel_units='Å', record=json.dumps(plain(record)))
     return xr.merge([kept.reset_coords('valid', drop=False), columns], compat='override').assign_attrs(about)
 

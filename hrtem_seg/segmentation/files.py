@@ -15,6 +15,7 @@ from skimage.io import imsave
 from ..core.records import checksum, content_hash, plain, read_json, versions, write_json
 from ..core.units import in_bytes
 from ..core.work import WORKER_MEMORY, cluster, each_done
+from ..learning.calibration import calibration_of
 from ..learning.kept import read_network_record
 from ..micrographs.readers import READABLE, read_micrograph
 from ..structures.crystals import crystal as check_crystal
@@ -24,7 +25,7 @@ from .particles import describe, measure_particles, save_sizes, size_distributio
 from .segmentation import check_scale, overlay, segment, shipped_network
 from .tiles import MEMORY
 from .tracks import link_particles, need_laptrack, track_table
-from .trust import assess, calibration_of, trust_particles
+from .trust import assess, trust_particles
 
 # %% ../../nbs/segmentation/08_files.ipynb #d6254b83
 ENDINGS = ('_mask.png', '_labels.tif', '_overlay.png', '_particles.csv', '_sizes.png')
@@ -155,15 +156,16 @@ class Wanted:
         tracks = [TRACKS] if self.track is not None else []
         return (*ENDINGS, *lattice, *tracks, *(EXPORTS[kind] for kind in self.exports))
 
-def _table_of(result, image, smallest, calibration=None):
+def _table_of(result, image, calibration=None):
     "The particles of an image, or of each frame of a movie"
     pixel = image.attrs['pixel']
     known = result.valid.values
+    edges = result.get('edge_labels', result.labels).values
     def table(i=()):
-        labels = result.labels.values[i]
+        half = result.half.values[i] if 'half' in result else None
         probability = result.probability.values[i]
-        measured = measure_particles(labels, pixel, smallest, image.values[i], probability, known)
-        return trust_particles(measured, labels, probability, pixel, calibration)
+        measured = measure_particles(result.labels.values[i], pixel, 0, image.values[i], probability, known, half)
+        return trust_particles(measured, edges[i], probability, pixel, calibration, half)
     if image.ndim == 2:
         return table()
     return pd.concat([table(i).assign(frame=i) for i in range(len(image))], ignore_index=True)
@@ -228,13 +230,24 @@ class Segmented:
     def __str__(self):
         before = ' (done before)' if self.again else ''
         cleaned = ''.join(f'\n  {step}' for step in self.record['done'])
-        least = f"nothing below {self.record['smallest']/10:.2g} nm counts"
+        least = f"nothing below {self.record['smallest']/10:.2g} nm counts{self._left_out()}"
         memory = f"up to {in_bytes(self.record['memory_needed'])} of memory"
         where = f'{self.out/self.name}{", ".join(self.wanted.endings)}'
-        found = describe(self.particles, self.wanted.border)
+        found = describe(self.particles, self.wanted.border) + self._outlined()
         judged = self.record.get('trust')   # results of earlier versions have none
         trust = f"\n  {judged['line']}" if judged else ''
         return f'{self.path}: {found}; {least}; {memory}{before}{cleaned}{trust}\n  {where}'
+
+    def _left_out(self):
+        "How many specks were taken out; results of earlier versions do not say"
+        n = self.record.get('specks', 0)
+        return f' ({n} speck{"s"*(n > 1)} taken out)' if n else ''
+
+    def _outlined(self):
+        if 'at_half_contrast' not in self.particles:
+            return ''
+        n = int(self.particles.at_half_contrast.sum())
+        return f'; {n} outlined at half contrast, {len(self.particles) - n} at the edge'
 
     def to_record(self)->dict:
         "For programs"
@@ -243,7 +256,7 @@ class Segmented:
         return plain(dict(file=str(self.path), particles=len(self.particles), sizes=sizes, again=self.again,
                           warnings=self.warnings, files=files, record=self.record))
 
-PASSING = ('device', 'memory', 'client', 'show')   # How, not what
+PASSING = ('device', 'memory', 'client', 'show', 'assess')   # How, not what
 
 def _digest(path):
     "Of what a file holds, or all files of a folder"
@@ -266,6 +279,8 @@ def _by_content(options):
 def _settings_of(which, weights, pixel, smallest, options, wanted):
     "What the results depend on beside the file"
     chosen = {k: v for k, v in _by_content(options).items() if k not in PASSING}
+    if chosen.get('outline') == 'edge':
+        del chosen['outline']   # as results of earlier versions have it
     more = {k: v for k, v in asdict(wanted).items() if v}
     return json.loads(json.dumps(plain(dict(weights=weights, pixel=pixel, smallest=smallest, **which, **chosen,
                                             **more))))
@@ -336,8 +351,8 @@ def segment_file(
         if done:
             particles = pd.read_csv(out/f'{name}_particles.csv')
             return Segmented(path, name, out, particles, done, wanted, again=True)
-        result = segment(micro, network, smallest=smallest, **options)
-        particles = _table_of(result, micro, smallest, calibration_of(about))
+        result = segment(micro, network, smallest=smallest, **{**options, 'assess': False})   # below, in full
+        particles = _table_of(result, micro, calibration_of(about))
         judged = assess(micro, network, result, options.get('cleaning', True))
         if wanted.track is not None:
             particles = link_particles(particles, wanted.track)
@@ -345,7 +360,8 @@ def segment_file(
     record = dict(
         file=path.name, input=digest, image=checksum(micro.values), pixel=micro.attrs['pixel'],
         calibration=micro.attrs['calibration'], network=str(network.absolute()), weights=about['weights'],
-        threshold=result.attrs['threshold'], smallest=smallest, settings=settings, done=result.attrs['done'],
+        threshold=result.attrs['threshold'], smallest=smallest, specks=result.attrs['specks'],
+        outline=result.attrs['outline'], settings=settings, done=result.attrs['done'],
         known=float(result.valid.mean()), particles=len(particles), memory_needed=result.attrs['memory_needed'],
         warnings=told, trust=judged.to_record(), mask=checksum(result.mask.values), versions=versions())
     out.mkdir(parents=True, exist_ok=True)
