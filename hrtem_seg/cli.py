@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NECK', 'STOPPED', 'GOES_ON', 'segment', 'info', 'correct', 'audit', 'retrain', 'studies', 'study', 'results',
-           'redraw', 'stack', 'bench', 'export', 'parser', 'main']
+           'redraw', 'stack', 'bench', 'export', 'download', 'parser', 'main']
 
 # %% ../nbs/cli/00_cli.ipynb #df93d204
 import argparse, json, os, sys, warnings
@@ -234,11 +234,12 @@ def retrain(args):
     from hrtem_seg.segmentation.retraining import retrain as go_on
     from hrtem_seg.segmentation.segmentation import newest_network
     check_range(1, 10000, **{'--epochs': args.epochs})
+    check_range(8, 100000, **{'--fields': args.fields})
     check_range(0, 10000, **{'--simulated': args.simulated, '--old': args.old, '--workers': args.workers})
     network = args.network or newest_network(args.runs)
     made = go_on(args.corrections, network, args.out, n_folds=args.folds, epochs=args.epochs, lr=args.rate,
-                 freeze=args.freeze, simulated=args.simulated, old=args.old, workers=args.workers,
-                 show=sys.stderr.isatty())
+                 freeze=args.freeze, most=args.fields, simulated=args.simulated, old=args.old,
+                 workers=args.workers, show=sys.stderr.isatty())
     print(made)
 
 # %% ../nbs/cli/00_cli.ipynb #a0b26c13
@@ -341,6 +342,34 @@ def export(args):
     out = export_bioimageio(network, args.out, name=args.name, authors=args.author, covers=args.cover,
                             notes=args.note, overwrite=args.overwrite)
     print(f'{out}: {_verdict(out)}')
+
+# %% ../nbs/cli/00_cli.ipynb #dl000002
+def _catalogue():
+    "The published sets in lines"
+    from hrtem_seg.data.published import CATALOGUE
+    for name, one in CATALOGUE.items():
+        size = f', {one.bytes/1e9:.0f} GB' if one.bytes else ''
+        yield f'{name:15} {one.title} (doi {one.doi}{size}); labels {one.labels}'
+
+def download(args):
+    "Bring published images and their labels"
+    from hrtem_seg.data import published as sets
+    if args.set is None:
+        print(*_catalogue(), sep='\n')
+        return
+    chosen = sets.published(args.set)
+    out = args.out or f'published/{args.set}'
+    show = sys.stderr.isatty()
+    if args.set != 'team05-raw':
+        if args.where:
+            raise ValueError(f'--where {args.where[0]}: {args.set} has no table to choose from; --only takes names')
+        files = sets.files_of(args.set, args.only)
+        sets.download(files, out, token_name=chosen.token, show=show)
+        print(f'{len(files)} files in {out}')
+        return
+    conditions = dict(map(sets.as_condition, args.where))
+    table = sets.bring_images(out, show=show, **conditions)
+    print(f'{len(table)} images with their labels in {out}')
 
 # %% ../nbs/cli/00_cli.ipynb #9fb1c805
 def _add_folders(s):
@@ -499,6 +528,16 @@ def _add_stacks(commands):
     s.add_argument('--out', default='runs/speed', help='folder of tables and executed notebooks')
     s.set_defaults(run=bench)
 
+def _add_download(commands):
+    s = commands.add_parser('download', help=download.__doc__, description=download.__doc__)
+    s.add_argument('set', nargs='?', metavar='SET', help='name of a published set (default: list them)')
+    s.add_argument('--where', action='append', default=[], metavar='NAME=VALUE',
+                   help='of team05-raw: what the images have, such as material=Au, radius=25 (Å), dose=420..430 (e/Å²) '
+                        'or pixel=0.2,0.26 (Å); several have to be met')
+    s.add_argument('--only', default='*', metavar='PATTERN', help='of the others: names of files (default: all)')
+    s.add_argument('--out', metavar='FOLDER', help='(default: published/SET)')
+    s.set_defaults(run=download)
+
 # %% ../nbs/cli/00_cli.ipynb #0wn20004
 def _add_correct(commands):
     s = commands.add_parser('correct', help=correct.__doc__, description=correct.__doc__)
@@ -538,6 +577,8 @@ def _add_own(commands):
     s.add_argument('--epochs', type=int, default=30, metavar='N', help='at most (default: 30)')
     s.add_argument('--rate', type=float, default=2e-3, help='highest learning rate (default: 0.002)')
     s.add_argument('--freeze', default='none', help='none, encoder, decoder or gradual (default: none)')
+    s.add_argument('--fields', type=int, default=48, metavar='N',
+                   help='fields that an epoch sees at most, others each time (default: 48)')
     s.add_argument('--simulated', type=int, default=0, metavar='N',
                    help='simulated structures of the old domain that are mixed in (default: 0)')
     s.add_argument('--old', type=int, default=16, metavar='N',
@@ -553,7 +594,8 @@ def parser()->argparse.ArgumentParser:
                                 description='Simulate, train on and segment HRTEM images of nanoparticles')
     p.add_argument('--version', action='version', version=f'hrtem-seg {__version__}')
     commands = p.add_subparsers(dest='command', required=True)
-    for add in (_add_segment, _add_info, _add_correct, _add_own, _add_studies, _add_export, _add_stacks):
+    every = (_add_segment, _add_info, _add_correct, _add_own, _add_studies, _add_export, _add_download, _add_stacks)
+    for add in every:
         add(commands)
     return p
 
@@ -561,7 +603,7 @@ def parser()->argparse.ArgumentParser:
 STOPPED = dict(segment='stopped; {finished} files are finished, and the same command passes them over',
                info='stopped', studies='stopped',
                bench='stopped; tables that are finished are kept', results='stopped',
-               export='stopped; no package was written',
+               export='stopped; no package was written', download='stopped; the same command goes on',
                redraw='stopped; figures that are finished are kept')
 GOES_ON = 'stopped; what is finished is kept, and the same command goes on from there'
 

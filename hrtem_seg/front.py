@@ -17,6 +17,7 @@ NAMES = dict(
     image='imaging.images', minimum_contrast_defocus='imaging.images', expose='imaging.cameras',
     detect='imaging.cameras',
     particle_mask='imaging.labels', phase_mask='imaging.labels', label_map='imaging.labels',
+    bring_images='data.published', read_images='micrographs.labelled',
     generate='data.generation', open_stack='data.stacks', select='data.stacks',
     micrograph='micrographs.micrograph', rescale='micrographs.micrograph', gaussian_otsu='micrographs.micrograph',
     read_micrograph='micrographs.readers', look='micrographs.readers', clean='micrographs.cleaning',

@@ -57,3 +57,18 @@ def test_replicates_may_differ_in_structures_too(everything):
     seeds = {n: read_json(out/'tasks'/n/'task.json')['settings'].get('seed') for n in new}
     assert {s for n, s in seeds.items() if n.startswith('make_stack')} == {10001}, 'stacks of the second replicate have a seed of their own'
     assert 'structures drawn' in read_json(folder/'result.json')['summary'][0]
+
+def test_the_published_study_runs_on_a_downloaded_folder_as_on_a_simulated_one(everything, tmp_path):
+    "The simulated set is laid out like the published one: taken for a download it gives the same numbers"
+    raw, = everything['out'].glob('tasks/make_raw_set-*')
+    done = run_cli('study', 'published', '--size', 'tiny', '--out', tmp_path, '-p', 'folder', repr(str(raw)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder, = tmp_path.glob('published-tiny-*')
+    pd.testing.assert_frame_equal(pd.read_csv(folder/'table.csv'), pd.read_csv(everything['out']/'published-tiny/table.csv'))
+    assert 'downloaded experiments' in read_json(folder/'result.json')['summary'][0]
+
+def test_what_was_not_downloaded_is_said_in_one_sentence(tmp_path):
+    r = run_cli('study', 'published', '--size', 'experiments', '--out', tmp_path, '-p', 'folder', repr(str(tmp_path/'none')))
+    said, *_ = [line for line in r.stderr.splitlines() if 'FileNotFoundError' in line]
+    assert r.returncode == 1 and 'hrtem-seg download team05-raw' in said and 'dose=423.0' in said
+    assert not list(tmp_path.glob('tasks/*'))

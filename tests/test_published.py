@@ -1,10 +1,13 @@
 "Published sets: what is brought is whole or not there, whatever the server does"
 import hashlib, json, threading
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np, pytest
-from hrtem_seg.data.published import (CATALOGUE, Patience, PublishedFile, PublishedSet, check_file, check_room, download,
-                                      dryad_files, fetch_file, published, raw_files, read_metadata, select_images)
+from hrtem_seg.data import published as module
+from hrtem_seg.data.published import (CATALOGUE, TABLE, Patience, PublishedFile, PublishedSet, as_condition,
+                                      as_options, bring_images, check_file, check_room, download, dryad_files, fetch_file,
+                                      file_sums, local_images, published, raw_files, read_metadata, select_images)
 
 BODY = np.random.default_rng(0).bytes(50_000)
 QUICK = Patience(tries=3, back_off=0., timeout=5.)
@@ -146,3 +149,47 @@ def test_the_whole_published_table_reads(project):
     silver = select_images(table, material='Ag', pixel=(.19, .21), dose=(403., 443.))
     assert (len(table), len(silver)) == (407, 14)
     assert len({f.name for f in raw_files(table)}) == 814, 'names are unique with their folders'
+
+HEAD = ('File name,Date,Material,Nanoparticle Size (nm),Nanoparticle Shape,Support,Instrument,Dosage (e/A2),'
+        'Pixel Scale (nm),Folder\n')
+ROWS = 'a.dm3,1,Au,2.2,Sphere,UT Carbon,Team05,423,0.033,one day/on C\nb.dm3,1,Au,5,Sphere,UT Carbon,Team05,80,0.02,two\n'
+
+def by_path(content):
+    def answer(h):
+        name = h.path.rsplit('/', 1)[-1]
+        whole(h, content[name]) if name in content else refuse(404)(h)
+    return answer
+
+def test_images_of_a_condition_are_brought_and_found_again(server, tmp_path, monkeypatch):
+    table = (HEAD + ROWS).encode()
+    server.answers = [by_path({TABLE: table, 'a.dm3': BODY, 'a_label.png': BODY[:99]})]
+    raw = replace(CATALOGUE['team05-raw'], files=(PublishedFile(TABLE, f'{server.url}/{TABLE}'),))
+    monkeypatch.setitem(module.CATALOGUE, 'team05-raw', raw)
+    monkeypatch.setattr(module, 'raw_files', partial(raw_files, base=server.url))
+    with pytest.raises(FileNotFoundError, match=r"holds no Dataset_metadata.csv.*hrtem-seg download team05-raw --out .* --where radius=11.0"):
+        local_images(tmp_path, radius=11.)
+    assert len(bring_images(tmp_path, patience=QUICK, show=False, radius=11., pixel=.33)) == 1
+    assert local_images(tmp_path, radius=11.).file.tolist() == ['a.dm3']
+    assert (tmp_path/'one day/on C/Labels/a_label.png').read_bytes() == BODY[:99]
+    before = len(server.asked)
+    bring_images(tmp_path, patience=QUICK, show=False, radius=11.)
+    assert len(server.asked) == before, 'what is there is not asked for again'
+    with pytest.raises(ConnectionError, match='2 of 2 files could not be had'): bring_images(tmp_path, patience=QUICK, show=False, dose=80.)
+    with pytest.raises(FileNotFoundError, match='2 of 2 files of the raw set are not in .*two/b.dm3.*about 0.1 GB'): local_images(tmp_path, dose=80.)
+
+def test_files_are_known_by_their_content(tmp_path):
+    (tmp_path/'a').write_bytes(b'one')
+    first = file_sums(tmp_path, ['a'])
+    assert first == {'a': hashlib.sha256(b'one').hexdigest()}
+    (tmp_path/'a').write_bytes(b'two')
+    assert file_sums(tmp_path, ['a']) != first
+
+@pytest.mark.parametrize('conditions', [dict(material='Au', dose=423.), dict(radius=(11., 25.)), dict(pixel=[.2, .26], session='2021 on C/x')])
+def test_conditions_survive_the_command_line(conditions):
+    import shlex
+    words = shlex.split(as_options(conditions))
+    assert dict(map(as_condition, words[1::2])) == conditions and set(words[::2]) == {'--where'}
+
+@pytest.mark.parametrize('text', ['dose', '=3', 'dose='])
+def test_a_condition_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match='NAME=VALUE'): as_condition(text)

@@ -301,11 +301,17 @@ def micrograph_samples(
     return xr.Dataset(data, {**names, **coords((crop, crop), to_pixel)}, {'record': record})
 
 # %% ../../nbs/experiments/02_conditions.ipynb #d7a983db
+def _opened(folder):
+    "What a task left: simulated images, or patches of micrographs"
+    cut = folder/'patches.nc'
+    if not cut.is_file(): return open_stack(folder/'stack')
+    with xr.open_dataset(cut, engine='netcdf4') as stack: return stack.load()
+
 def _samples(source):
     if 'micrographs' in source: return micrograph_samples(**source['micrographs']).isel(sample=slice(source.get('n')))
     stack = source['stack']
     folder = getattr(stack, 'folder', stack)   # a task, where the notebook asks itself
-    ds = open_stack(Path(folder)/'stack')
+    ds = _opened(Path(folder))
     for k, v in source.get('where', {}).items():
         check_in(ds.coords, where=k)
         check_in(pd.unique(ds[k].values).tolist(), **{k: v})

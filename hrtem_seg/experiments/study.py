@@ -310,13 +310,15 @@ def judge(self:Study)->pd.DataFrame: # What a reader wants to see of them
 @patch
 def conclude(self:Study,
     lines:dict,  # {what: its numbers in words}
+    about:str=None, # What was tested; None for a study of simulated structures
     **more,      # Anything else that is to be kept in the result
 ):
     "Write result.json and print what was found"
-    n = self.base['n_structures']
-    kind = self.settings['structures']
-    about = f'{n} structures, {self.replicates} replicate(s), structures {kind}'
-    first_line = f'{self.name} study: {about}; simulated test images only'
+    if about is None:
+        n = self.base['n_structures']
+        kind = self.settings['structures']
+        about = f'{n} structures, {self.replicates} replicate(s), structures {kind}; simulated test images only'
+    first_line = f'{self.name} study: {about}'
     if len(self.collapsed): lines['collapsed'] = f'{self.collapsed_note()}; see collapsed.csv'
     if self.tasks.failed: lines['failed'] = f'{len(self.tasks.failed)} tasks; see above'
     summary = [first_line]

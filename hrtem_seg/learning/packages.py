@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'FEW', 'OF_SCENE', 'OF_WAVE', 'OF_OPTICS', 'LABELS', 'WAYS', 'PLAIN', 'SCORED', 'WHAT', 'USE', 'SILENT',
-           'VALIDATION', 'SOURCES', 'FORMAT_VERSION', 'STEP_EPS', 'PICTURES', 'TAGS', 'TILES', 'STANDARDISED', 'KEPT',
-           'Taught', 'Line', 'model_card', 'network_name', 'write_card', 'RawImages', 'torchscript', 'example_image',
-           'citation', 'Grid', 'run_package', 'export_bioimageio', 'check_package']
+           'VALIDATION', 'SOURCES', 'FORMAT_VERSION', 'STEP_EPS', 'PICTURES', 'TAGS', 'TILES', 'STEP', 'STANDARDISED',
+           'KEPT', 'Taught', 'Line', 'model_card', 'network_name', 'write_card', 'RawImages', 'torchscript',
+           'example_image', 'citation', 'Grid', 'run_package', 'export_bioimageio', 'check_package']
 
 # %% ../../nbs/learning/09_packages.ipynb #0606fe21
 import hashlib, math, warnings, zipfile
@@ -185,7 +185,8 @@ LABELS = dict(
 WAYS = dict(
     robust=f'Each image by itself, to mean 0 and variance 1. Groups of at most {SPECK} pixels that lie farther than '
            f'{FAR:g} standard deviations from the mean (X-rays, dead pixels) do not count, and become 0.',
-    mean='Each image by itself, to mean 0 and variance 1 over all its pixels.')
+    mean='Each image by itself, to mean 0 and variance 1 over all its pixels.',
+    whole='The whole image, to mean 0 and variance 1 before it is cut; parts of it are not standardised again.')
 
 def _table(rows, *titles):
     "In Markdown; nothing where there is no row"
@@ -625,10 +626,11 @@ pixels. {standardisation}
 The probability is that of channel `particle`; `hrtem-seg segment`, which does all of this by itself, takes 0.5 as its
 threshold. An unpacked package is a folder that `hrtem_seg` takes as a network.
 """
+STEP = 'Raw grey values go in, and are standardised by the step that the package names, over the whole image.'
 STANDARDISED = dict(
     robust='Raw grey values go in. They are standardised inside the network, each tile by itself: take the whole image '
            'as one tile where memory allows, otherwise tiles no smaller than the training images.',
-    mean='Raw grey values go in, and are standardised by the step that the package names, over the whole image.')
+    mean=STEP, whole=STEP)
 
 def _how_to_tile(network, grid):
     way = getattr(network, 'standardisation', 'robust')

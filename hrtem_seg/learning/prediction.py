@@ -57,7 +57,7 @@ def autocast(
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 # %% ../../nbs/learning/01_prediction.ipynb #6e8f6793
-STANDARDISATIONS = ('robust', 'mean')
+STANDARDISATIONS = ('robust', 'mean', 'whole')
 FAR = 8.        # Standard deviations from the mean
 SPECK = 16      # Pixels; what is larger belongs to the picture
 
@@ -103,13 +103,14 @@ def _by_given(images, statistics):
 
 def standardise(
     images,               # (…, y, x) counts or intensities
-    kind:str='robust',    # 'robust' or 'mean'
+    kind:str='robust',    # 'robust', 'mean', or 'whole': patches of images that were standardised before they were cut
     statistics=None,      # (mean, standard deviation) in the images' unit, each a number or one per image, where known
-)->np.ndarray: # float32, each image with mean 0 and variance 1; a constant image becomes 0
+)->np.ndarray: # float32, each image with mean 0 and variance 1, a constant one 0; 'whole' is left as it is
     "Standardise each image by itself, or by the mean and standard deviation that are given"
     check_in(STANDARDISATIONS, standardisation=kind)
     images = np.asarray(images, dtype=np.float32)
     if statistics is not None: return _by_given(images, statistics)
+    if kind == 'whole': return images
     out = np.empty(images.shape, np.float32)
     for place in np.ndindex(images.shape[:-2]): out[place] = _standardise_one(images[place], kind)
     return out

@@ -419,6 +419,15 @@ def clean(
     return image
 
 # %% ../../nbs/micrographs/02_cleaning.ipynb #cd2513cc
+def _too_bright(a, threshold):
+    "Places of pixels far above the median, (n, 2), the brightest first"
+    low, median, high = np.percentile(a, (25, 50, 75))
+    if threshold is None:
+        threshold = FAR*(high - low)/1.349
+    at = np.argwhere(a > median + threshold)
+    brightest_first = np.argsort(-a[tuple(at.T)], kind='stable')
+    return at[brightest_first]
+
 def remove_xrays(
     image,                     # (ny, nx) array
     threshold:float|None=None,
@@ -426,17 +435,13 @@ def remove_xrays(
 )->np.ndarray: # float32
     "An image without single pixels that are much too bright, as published"
     a = np.array(image, dtype=np.float32)
-    low, median, high = np.percentile(a, (25, 50, 75))
-    if threshold is None:
-        threshold = FAR*(high - low)/1.349
-    limit = median + threshold
-    mean = a.mean()
+    total = a.sum(dtype=np.float64)
     for _ in range(2):
-        at = np.argwhere(a > limit)
-        highest_first = np.argsort(-a[tuple(at.T)], kind='stable')
-        for y, x in at[highest_first]:
+        for y, x in _too_bright(a, threshold):
             block = a[y-1:y+2, x-1:x+2] if y and x else a[:0]
-            a[y, x] = (block.sum() - a[y, x])/8 if block.size == 9 else mean
+            mean = (block.sum() - a[y, x])/8 if block.size == 9 else total/a.size   # at the border that of the image
+            total += mean - a[y, x]
+            a[y, x] = mean
     return a
 
 # %% ../../nbs/micrographs/02_cleaning.ipynb #bef40141
@@ -461,7 +466,7 @@ def flat_field(
     seen = small.ravel()
     first = _weighted_fit(basis, seen, np.ones(small.size))
     error = (seen - basis@first)**2
-    weight = np.exp(-3/4*error/max(error.mean(), 1e-12))   # least squares weighs by the square of this
+    weight = np.exp(-3/2*error/max(error.mean(), 1e-12))   # of a row, as published: its square weighs as that squared
     second = _weighted_fit(basis, seen, weight)
     surface = second.reshape(order + 1, order + 1)
     down, across = (_bezier(_centres(n), order) for n in a.shape)
