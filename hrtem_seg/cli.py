@@ -61,7 +61,7 @@ def _segment_options(args):
 
 def _check_segment(args):
     from hrtem_seg.core.checks import check_range
-    from hrtem_seg.learning.prediction import as_device
+    from hrtem_seg.core.devices import as_device
     limits = {'--pixel-size (nm)': (.001, 10, args.pixel_size), '--smallest (nm)': (0, 1000, args.smallest),
               '--neck': (0, 1, args.neck), '--track (nm)': (.001, 1e4, args.track),
               '--memory (GB)': (.001, 1e6, args.memory), '--workers': (0, 10000, args.workers)}
@@ -260,12 +260,20 @@ def studies(args):
           f'their kind is finished under {args.out}')
 
 # %% ../nbs/cli/00_cli.ipynb #bf1c7b75
+def _device(name):
+    "A device for simulations; one that is not here is refused before anything else is done"
+    from hrtem_seg.core.devices import as_device
+    as_device(name, double=True)
+    return name
+
 def study(args):
     "Run studies' notebooks"
     from hrtem_seg.experiments.runner import run_study
     from hrtem_seg.experiments.settings import list_studies, literal, scheduler_settings, size_of, study_settings
     scheduler = scheduler_settings(args.scheduler)
     given = {k: literal(v, f'-p {k}') for k, v in args.parameter}
+    if args.device is not None:
+        given['device'] = _device(args.device)
     every = args.names == ['all']
     size = {n: size_of(n, args.size) if every else args.size for n in (list_studies() if every else args.names)}
     for n in size:
@@ -316,7 +324,12 @@ def stack(args):
     from hrtem_seg.experiments.settings import scheduler_settings, stack_settings
     out = args.out or f'runs/{args.name}'
     scheduler = scheduler_settings(args.scheduler)
-    ds = generate(out, workers=args.workers, scheduler=scheduler, **stack_settings(args.name))
+    settings = stack_settings(args.name)
+    if args.device is not None:
+        settings['device'] = _device(args.device)
+    if args.batch is not None:
+        settings['batch'] = args.batch
+    ds = generate(out, workers=args.workers, scheduler=scheduler, **settings)
     print(f'{ds.sizes["sample"]} images of {ds.sizes["y"]} × {ds.sizes["x"]} pixels in {out}')
 
 def bench(args):
@@ -465,6 +478,8 @@ _OUT = 'folder of results (default: runs)'
 _SCHEDULER = ('a section [cluster.WHERE] of settings.ini, such as slurm, or the address of a running dask scheduler '
               '(default: processes of this machine)')
 
+_DEVICE = 'where to simulate and to train: cpu, cuda (default: train on a GPU where there is one, simulate on the CPU)'
+
 def _add_studies(commands):
     s = commands.add_parser('studies', help=studies.__doc__, description=studies.__doc__)
     s.add_argument('--size', default='default', help=_SIZE)
@@ -479,6 +494,7 @@ def _add_studies(commands):
     s.add_argument('-p', '--parameter', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'),
                    help='a number that beats settings.ini')
     s.add_argument('--scheduler', metavar='WHERE', help=_SCHEDULER)
+    s.add_argument('--device', help=_DEVICE)
     s.add_argument('--out', default='runs', help=_OUT)
     s.set_defaults(run=study)
 
@@ -522,6 +538,9 @@ def _add_stacks(commands):
     s.add_argument('--out', help='folder of the stack (default: runs/NAME)')
     s.add_argument('--workers', type=int, help='processes (default: one a core; 0 works in this one)')
     s.add_argument('--scheduler', metavar='WHERE', help=_SCHEDULER)
+    s.add_argument('--device', help='where to simulate: cpu, cuda (default: cpu)')
+    s.add_argument('--batch', type=int, metavar='N',
+                   help='structures made together (default: one at a time on the CPU, eight on a graphics card)')
     s.set_defaults(run=stack)
 
     s = commands.add_parser('bench', help=bench.__doc__, description='Run nbs/speed and print their tables')

@@ -6,13 +6,14 @@ from fastai.basics import Callback
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, jaccard_score
+from hrtem_seg.core.devices import as_device
 from hrtem_seg.learning import training
 from hrtem_seg.learning.benchmarks import collapsed, scores
 from hrtem_seg.learning.kept import list_networks, load_network, load_published, save_network
 from hrtem_seg.learning.losses import LOSSES, make_loss
 from hrtem_seg.learning.metrics import LOWER_IS_BETTER, METRICS, dice, iou, pixel_error, soft_dice, two_class_f1
 from hrtem_seg.learning.networks import NORMS, build, halo
-from hrtem_seg.learning.prediction import as_device, predict, standardise
+from hrtem_seg.learning.prediction import predict, standardise
 from hrtem_seg.learning.samples import Samples, check_augment, check_run_data, check_samples
 from hrtem_seg.learning.training import fit
 from hrtem_seg.learning.transfer import replicates, transfer

@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, xarray as xr
 from ..core.checks import check_in, check_range
+from ..core.devices import as_device, is_native
 from .stacks import stack_record
 from .settings import StackSettings, check_recording, plain_camera, plain_settings
-from .samples import Imaged, Shots, imaged, kept_waves, take_image
+from ..imaging.ctf import check_integer
+from .samples import Imaged, Shots, imaged, kept_waves, take_image, take_images
 
 # %% ../../nbs/data/04_reimaging.ipynb #59d94d22
 class Redraw:
@@ -31,7 +33,9 @@ class Redraw:
         mask:dict|None=None,# As for `particle_mask`; None takes the stack's
         waves:int=32,      # Structures whose waves are held in memory
         device='cpu',
+        batch:int|None=None, # Images made in one array; None for one at a time on the CPU and what fits elsewhere
     ):
+        as_device(device, double=True)
         made = StackSettings.from_record(stack_record(path)['settings'])
         camera = plain_camera(camera)
         binning = (camera or {}).get('binning', 1)
@@ -45,6 +49,10 @@ class Redraw:
             _check_pixel(pixel, made)
             asked = {**asked, 'pixel': pixel}
         if mask is not None: asked = {**asked, 'mask': mask}
+        if batch is not None: check_integer(1, 1024, batch=batch)
+        self.batch = batch
+        self.together = batch is not None or not is_native(device)
+        if self.together: asked = {**asked, 'generators': 'own'}   # whose images differ from those of a common one
         self.settings = asked
         self.made = replace(made, labels=(), pixel=pixel or made.pixel, mask=mask or made.mask)
         self.side = crop//binning   # of an image, pixels
@@ -63,7 +71,7 @@ class Redraw:
         if number in self.kept:
             of = self.kept.pop(number)
         else:
-            of = imaged(self.made, kept_waves(self.made, number, self.path))
+            of = imaged(self.made, kept_waves(self.made, number, self.path), self.device)
             if len(self.kept) >= self.waves:
                 longest_ago = next(iter(self.kept))
                 del self.kept[longest_ago]
@@ -75,15 +83,30 @@ class Redraw:
         _, counts, labels = take_image(self.wave(number), self.shots, rng, self.device)
         return counts.values, labels['mask'].values
 
+    def asked(self, i, rng):
+        "What `take_images` makes one sample from"
+        number = int(self.stack.number.values[i])
+        return self.wave(number), self.shots, rng
+
     def read(self,
         idx,                     # Positions in the stack
         rng:np.random.Generator,
     )->tuple: # (b, y, x) float32 and (b, y, x) bool
         "Some samples, imaged anew"
+        if self.together:
+            each = zip(idx, rng.spawn(len(idx)))
+            return _made([self.asked(i, own) for i, own in each], self)
         numbers = self.stack.number.values[np.asarray(idx)]
         pairs = [self.draw(int(n), rng) for n in numbers]
         images, masks = zip(*pairs)
         return np.stack(images).astype('f4'), np.stack(masks).astype(bool)
+
+def _made(asked, how):
+    "Images and masks of several samples, made together"
+    taken = take_images(asked, how.device, how.batch)
+    images = [counts.values for _, counts, _ in taken]
+    masks = [labels['mask'].values for _, _, labels in taken]
+    return np.stack(images).astype('f4'), np.stack(masks).astype(bool)
 
 def _check_pixel(pixel, made):
     if made.sampling == 'wave':
@@ -122,16 +145,24 @@ class Redraws:
         joined = xr.concat(plain, 'sample', join='override', coords='minimal', compat='override', data_vars='minimal')
         self.stack = joined.assign_attrs(record=json.dumps({'settings': settings}))
 
+    def place(self, i):
+        "The part that has a sample, and the sample's position in it"
+        which = int(np.searchsorted(self.ends, i, side='right'))
+        before = self.ends[which - 1] if which else 0
+        return self.parts[which], i - before
+
     def read(self,
         idx,                     # Positions among the samples of all stacks
         rng:np.random.Generator,
     )->tuple: # (b, y, x) float32 and (b, y, x) bool
         "Some samples, imaged anew"
+        places = [self.place(i) for i in np.asarray(idx)]
+        if all(part.together for part in self.parts):
+            each = zip(places, rng.spawn(len(places)))
+            return _made([part.asked(i, own) for (part, i), own in each], self.parts[0])
         images, masks = [], []
-        for i in np.asarray(idx):
-            which = int(np.searchsorted(self.ends, i, side='right'))
-            before = self.ends[which - 1] if which else 0
-            image, mask = self.parts[which].read([i - before], rng)
+        for part, i in places:
+            image, mask = part.read([i], rng)
             images.append(image)
             masks.append(mask)
         return np.concatenate(images), np.concatenate(masks)

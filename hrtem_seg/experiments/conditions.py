@@ -407,15 +407,15 @@ def network_cost(
 # %% ../../nbs/experiments/02_conditions.ipynb #0ae96a0d
 METRICS = ('dice', 'pixel_error', 'two_class_f1')   # the last as the abstracts' figures have it, under the name of Dice
 
-def _drawn_anew(source, changes):
+def _drawn_anew(source, changes, device='cpu'):
     "The structures of a source, or of several, imaged anew at every epoch as their stacks say, with changes"
-    if isinstance(source, list): return Redraws([_drawn_anew(s, changes) for s in source])
+    if isinstance(source, list): return Redraws([_drawn_anew(s, changes, device) for s in source])
     stack = samples(source)
     folder = Path(source['stack'])/'stack'
     made = stack_record(folder)['settings']
     imaging = {k: made[k] for k in ('defocus', 'optics', 'camera', 'crop')}
     imaging['dose'] = ['choice', made['doses']]
-    return Redraw(folder, stack, **combine(imaging, changes), waves=stack.sizes['sample'])
+    return Redraw(folder, stack, **combine(imaging, changes), waves=stack.sizes['sample'], device=device)
 
 @task(version=1, cost=network_cost)
 def make_network(
@@ -432,7 +432,8 @@ def make_network(
     "Train or transfer a network, and score it on each test image"
     settings['benchmarks'] = {name: samples(source) for name, source in benchmarks.items()}
     settings['out'] = folder
-    to_train = samples(train) if redraw is None else _drawn_anew(train, redraw)
+    device = settings.get('device') or 'cpu'
+    to_train = samples(train) if redraw is None else _drawn_anew(train, redraw, device)
     to_choose = samples(valid)
     if parent: got = transfer(parent, to_train, to_choose, **settings)
     else: got = fit(network, to_train, to_choose, **settings)

@@ -60,6 +60,7 @@ COMMON = {
     'benchmark': Parameter(16, 'structures of each test set that every epoch is scored on'),
     'workers': Parameter(None, "processes of one thread; by default one a core, 0 computes in the notebook's own"),
     'scheduler': Parameter(None, 'address of a running dask scheduler to use instead, or settings of a batch system'),
+    'device': Parameter(None, "'cuda' or 'cpu'; by default networks use a GPU where there is one, the rest the CPU"),
     'mode': Parameter('make', "'make'; 'plan' only says what is needed, 'redraw' makes nothing anew"),
     'root': Parameter('runs/tasks', 'folder of finished tasks, shared by all studies'),
     'out': Parameter('runs/results', 'folder of the results')}

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
+from ..core.devices import as_device
 from ..core.files import check_writable
 from ..core.records import read_json, versions, write_json
 from . import claims, conditions
@@ -37,6 +38,11 @@ class Study:
         self.network = combine(NETWORK, given['network'])
         self.training = {k: given[k] for k in ('epochs', 'lr', 'batch_size', 'benchmark')}
         own = {k: given[k] for k in ('n_structures', 'seed') if k in given}
+        device = given['device']
+        if device is not None:   # part of what is asked, as the last digits depend on it
+            if given['mode'] == 'make': as_device(device, double=True)
+            self.training['device'] = device
+            if device != 'cpu': own['device'] = device
         self.base = combine(BASE, given['images'], own)   # settings of `generate`
         check_writable(self.out)
         self.tasks = Tasks(given['root'], given['workers'], given['scheduler'], given['mode'])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLINGS', 'grid_of', 'beam_energy', 'wave_band', 'image_grid', 'one_thread', 'Optics', 'optics_settings',
-           'sample_pixels', 'image', 'one_structure', 'minimum_contrast_defocus']
+           'sample_pixels', 'image', 'View', 'image_views', 'one_structure', 'minimum_contrast_defocus']
 
 # %% ../../nbs/imaging/01_images.ipynb #2947172d
 import math, warnings
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 import numpy as np, scipy.fft, torch, xarray as xr
 from ..core.checks import check_in, check_range
+from ..core.devices import fitting_batch, is_native, namespace
 from ..core.units import coords, wavelength
 from ..core.fourier import fft2, freqs, ifft2
-from .ctf import check_defocus, check_integer, chi, envelope, focal_points
+from .ctf import (aberration_list, check_defocus, check_integer, chi, envelope, focal_points,
+                                   lens_envelope, lens_phase)
 
 # %% ../../nbs/imaging/01_images.ipynb #96a1fd17
 def _step(a, axis):
@@ -186,12 +188,16 @@ class Optics:
 
     def blur(self, qy, qx):
         "What motion leaves of the image's Fourier transform"
-        dy, dx = self.drift
-        q2 = qy**2 + qx**2
-        amplitude = math.pi*self.vibration
-        vibrating = np.exp(-2*amplitude**2*q2)
-        drifting = np.sinc(qy*dy + qx*dx)
-        return vibrating*drifting
+        return _motion(qy, qx, self.vibration, *self.drift)
+
+def _motion(qy, qx, vibration, dy, dx):
+    "For one image or, on any device, for several"
+    xp = namespace(qy)
+    q2 = qy**2 + qx**2
+    amplitude = math.pi*vibration
+    vibrating = xp.exp(-2*amplitude**2*q2)
+    drifting = xp.sinc(qy*dy + qx*dx)
+    return vibrating*drifting
 
 # %% ../../nbs/imaging/01_images.ipynb #0b7ec704
 def optics_settings(
@@ -248,15 +254,15 @@ def _weights(sampling, counts, shape):
             yield shown.astype(float)
 
 def _to_pixels(intensity, weight, shape):
-    "An intensity (y, x) times `weight` in its transform, on the pixels of a grid of this shape"
-    ny, nx = intensity.shape
+    "An intensity (…, y, x) times `weight` in its transform, on the pixels of a grid of this shape"
+    ny, nx = intensity.shape[-2:]
     my, mx = shape
     by = math.ceil(ny/my)
     bx = math.ceil(nx/mx)
     F = fft2(intensity + 0j, True)
     weighted = _resize(F*weight, (by*my, bx*mx))
-    alike = weighted.reshape(by, my, bx, mx)
-    folded = alike.sum((0, 2))
+    alike = weighted.reshape(*weighted.shape[:-2], by, my, bx, mx)
+    folded = alike.sum((-4, -2))
     scale = my*mx/(ny*nx)
     return ifft2(folded, True).real*scale
 
@@ -341,20 +347,23 @@ def image(
     pixel:float|None=None,    # Å, largest, as the cell is divided into whole pixels; None holds the whole intensity
     sampling:str='area',      # One of SAMPLINGS: what the pixels see of the intensity
     energy:float|None=None,   # eV; None takes the wave's own
-    batch:int=1,              # Waves transformed together: one at a time stays in a CPU's cache
-    threads:int=1,            # Foci computed at once
+    batch:int|None=None,      # Waves transformed together; None for one on a CPU (in its cache), else what fits
+    threads:int=1,            # Foci computed at once, on a CPU
     device='cpu',
 )->xr.DataArray: # Intensity (…, y, x), float32; vacuum is 1
     "The noise-free image(s) of an exit wave"
-    check_integer(1, 1024, batch=batch, threads=threads)
+    check_integer(1, 1024, batch=1 if batch is None else batch, threads=threads)
     foci = check_defocus(defocus, aberrations)
     wave = _by_phonons(wave)
     optics = Optics(
         beam_energy(wave, energy), aberrations, focal_spread, coherent, points,
         convergence, aperture, vibration, drift)
     plan = _plan(wave, pixel, sampling, aperture)
-    develop = _developer(optics, plan, _cell(wave), foci, batch, device)
     exits = wave.values.reshape(-1, *wave.shape[-3:])
+    if not is_native(device):
+        out = np.stack([_of_one_wave(psi, optics, foci, plan, _cell(wave), batch, device) for psi in exits])
+        return _as_asked(out, wave, foci, plan, optics, defocus)
+    develop = _developer(optics, plan, _cell(wave), foci, batch or 1, device)
     out = np.empty((len(exits), len(foci), *plan.shape), 'f4')
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     with one_thread(), pool:
@@ -363,8 +372,7 @@ def image(
             at_focus = partial(develop, _transform(psi, plan, device))
             for j, intensity in enumerate(run(at_focus, range(len(foci)))):
                 out[i, j] = intensity
-    images = _as_images(out, wave, foci, plan, optics)
-    return images if np.ndim(defocus) else images.isel(defocus=0, drop=True)
+    return _as_asked(out, wave, foci, plan, optics, defocus)
 
 # %% ../../nbs/imaging/01_images.ipynb #a0336405
 def _check_wave(wave):
@@ -395,6 +403,11 @@ def _as_images(values, wave, foci, plan, optics):
     shaped = values.reshape(*wave.shape[:-3], *values.shape[1:])
     return xr.DataArray(shaped, dims=(*other, 'defocus', 'y', 'x'), coords=places, name='intensity', attrs=about)
 
+def _as_asked(values, wave, foci, plan, optics, defocus):
+    "The same, without the dim of foci where one number was given"
+    images = _as_images(values, wave, foci, plan, optics)
+    return images if np.ndim(defocus) else images.isel(defocus=0, drop=True)
+
 def _transform(psi, plan, device):
     "The frequencies of waves (wave, y, x) that the plan uses, scaled so that vacuum gives 1 on its fine grid"
     F = fft2(_tensor(psi, device))
@@ -422,9 +435,151 @@ def _developer(optics, plan, cell, foci, batch, device):
         return intensity.cpu().numpy()
     return develop
 
+# %% ../../nbs/imaging/01_images.ipynb #7664058f
+@dataclass(frozen=True)
+class View:
+    "One wave and how it is looked at"
+    wave:xr.DataArray     # Complex exit wave ([phonon,] y, x)
+    defocus:float=0.      # C1 in Å, underfocus negative
+    optics:dict|None=None # As for `image`: {'focal_spread': 10.}
+    pixel:float|None=None # Å, largest, as for `image`
+    sampling:str='area'   # As for `image`
+
+def _columns(table, device):
+    "Numbers of several images, (image, k), as k tensors (image, 1, 1), sent in one go"
+    sent = torch.as_tensor(np.asarray(table, float), device=device)
+    return sent.T[..., None, None].unbind()
+
+def _united_terms(all_optics, device):
+    "The aberrations of several lenses as `lens_phase` takes them"
+    lists = [aberration_list(o.aberrations) for o in all_optics]
+    kinds = sorted({(n, m) for terms in lists for n, m, _, _ in terms})
+    if not kinds: return []
+    known = [{(n, m): (C, angle) for n, m, C, angle in terms} for terms in lists]
+    table = [np.ravel([own.get(kind, (0., 0.)) for kind in kinds]) for own in known]
+    columns = _columns(table, device)
+    return [(n, m, C, angle) for (n, m), C, angle in zip(kinds, columns[::2], columns[1::2])]
+
+def _lenses(all_optics, foci, q, lam):
+    "(image, q_y, q_x): what `Optics.lens` is for each"
+    qy, qx = q
+    rows = []
+    for o, C1 in zip(all_optics, foci):
+        spread = o.focal_spread if o.coherent else 0.
+        radius = np.inf if o.aperture is None else o.aperture
+        rows.append((C1, spread, radius, o.convergence))
+    C1, spread, radius, convergence = _columns(rows, qy.device)
+    if not any(o.convergence for o in all_optics): convergence = None
+    terms = _united_terms(all_optics, qy.device)
+    left = lens_envelope(qy, qx, lam, C1, terms, spread, convergence)
+    passes = torch.hypot(qy, qx) <= radius
+    shift = lens_phase(qy, qx, lam, 0., terms)
+    return torch.polar(left*passes, (-shift).expand_as(left)).to(torch.complex64)
+
+def _focal_table(all_optics, foci):
+    "Shifts and weights of the focal points, (image, 2 × points); who needs fewer has some of no weight"
+    points = [o.focal_points() for o in all_optics]
+    most = max(len(shifts) for shifts, _ in points)
+    table = np.zeros((len(foci), 2*most))
+    for row, C1, (shifts, weights) in zip(table, foci, points):
+        row[:len(shifts)] = C1 + shifts
+        row[most:most + len(weights)] = weights
+    return table, most
+
+def _summed(F, q, lam, shifts, weights, shape):
+    "As `_intensity`, of several images: `F` is (image, wave, q_y, q_x), and so is the sum over its waves"
+    out = torch.zeros((len(F), *shape), dtype=torch.float32, device=F.device)
+    for shift, weight in zip(shifts, weights):
+        ey, ex = (torch.exp(-1j*math.pi*lam*shift*k**2).to(F.dtype) for k in q)
+        focus = ey*ex
+        fields = ifft2(_resize(F*focus[:, None], shape), True)
+        power = torch.view_as_real(fields).square_().sum((1, -1))
+        out.addcmul_(power, weight.to(out.dtype))
+    return out/F.shape[1]
+
+# %% ../../nbs/imaging/01_images.ipynb #bcaf4440
+def _blurs(all_optics, plan, cell, device):
+    "(image, q_y, q_x): what pixels and motion leave of the intensities' transforms; None where nothing changes"
+    weight = plan.weight()
+    if weight is not None: weight = torch.as_tensor(weight, device=device)
+    if any(o.vibration or any(o.drift) for o in all_optics):
+        q = [torch.as_tensor(k, device=device) for k in plan.frequencies(plan.fine, cell)]
+        moved = _columns([(o.vibration, *o.drift) for o in all_optics], device)
+        blur = _motion(*q, *moved)
+        weight = blur if weight is None else weight*blur
+    return None if weight is None else weight.to(torch.complex64)
+
+def _see(F, all_optics, foci, plan, cell):
+    "Intensities (image, y, x) from transformed waves (image, phonon, q_y, q_x)"
+    q = [torch.as_tensor(k, device=F.device) for k in plan.frequencies(plan.band, cell)]
+    lam = wavelength(all_optics[0].energy)
+    lens = _lenses(all_optics, foci, q, lam)
+    table, points = _focal_table(all_optics, foci)
+    columns = _columns(table, F.device)
+    intensity = _summed(F*lens[:, None], q, lam, columns[:points], columns[points:], plan.fine)
+    weight = _blurs(all_optics, plan, cell, F.device)
+    return intensity if weight is None else _to_pixels(intensity, weight, plan.shape)
+
+def _fitting_images(plan, phonons, device):
+    "Images that are formed together"
+    band, fine = (math.prod(shape) for shape in (plan.band, plan.fine))
+    each = phonons*(24*band + 40*fine) + 96*band + 64*fine   # bytes, of what lives at the same time
+    return fitting_batch(each, 0., device)
+
+def _of_one_wave(psi, optics, foci, plan, cell, batch, device):
+    "Images (focus, y, x) of one structure"
+    F = _transform(psi, plan, device)
+    at_once = batch or _fitting_images(plan, len(F), device)
+    out = []
+    for start in range(0, len(foci), at_once):
+        some = foci[start:start + at_once]
+        intensity = _see(F.expand(len(some), *F.shape), [optics]*len(some), some, plan, cell)
+        out.append(intensity.cpu().numpy())
+    return np.concatenate(out)
+
+def image_views(
+    views:list,             # Of `View`
+    device='cpu',
+    batch:int|None=None,    # Images formed together; None for as many as fit
+)->list: # of DataArray (y, x), each as `image` gives it
+    "Noise-free images of several waves, each through its own lens, formed together"
+    if batch is not None: check_integer(1, 1024, batch=batch)
+    alike = {}
+    for k, view in enumerate(views):
+        wave = _by_phonons(view.wave)
+        if wave.ndim != 3: raise ValueError(f'dims {view.wave.dims}: expected one structure, ([phonon,] y, x)')
+        optics = Optics(beam_energy(wave), **(view.optics or {}))
+        [C1] = check_defocus(view.defocus, optics.aberrations)
+        plan = _plan(wave, view.pixel, view.sampling, optics.aperture)
+        kind = (plan, _cell(wave), wave.shape, optics.energy)
+        alike.setdefault(kind, []).append((k, id(view.wave), wave, optics, C1))
+    out = [None]*len(views)
+    with one_thread():
+        for (plan, cell, shape, _), members in alike.items():
+            at_once = batch or _fitting_images(plan, shape[0], device)
+            for start in range(0, len(members), at_once):
+                some = members[start:start + at_once]
+                _fill(out, some, plan, cell, device)
+    return out
+
+def _fill(out, members, plan, cell, device):
+    "Form images of one kind and put them where they belong"
+    numbers, names, waves, all_optics, foci = zip(*members)
+    once = dict(zip(names, waves))   # a wave goes once for all its images
+    F = {name: _transform(w.values, plan, device) for name, w in once.items()}
+    together = torch.stack([F[name] for name in names])
+    seen = _see(together, all_optics, foci, plan, cell).cpu().numpy()
+    for k, wave, optics, C1, intensity in zip(numbers, waves, all_optics, foci, seen):
+        out[k] = _as_asked(intensity[None, None], wave, np.array([C1]), plan, optics, C1)
+
 # %% ../../nbs/imaging/01_images.ipynb #84bb0508
 def _variances(F, q, lam, foci, shape):
     "Variance of the image at each focus"
+    if not is_native(F):
+        shifts, weights = _columns(np.stack([foci, np.ones(len(foci))], 1), F.device)
+        F = F.expand(len(foci), *F.shape)
+        q = [torch.as_tensor(k, device=F.device) for k in q]
+        return _summed(F, q, lam, [shifts], [weights], shape).double().var((1, 2)).cpu().numpy()
     out = []
     for C1 in foci:
         intensity = _intensity(F, q, lam, [C1], [1.], shape, len(F))
@@ -465,12 +620,13 @@ def minimum_contrast_defocus(
     reach:float=100.,       # Search within ± this focus, Å
     energy:float|None=None, # eV; None takes the wave's own
     own_grid:bool=False,    # As in stacks without `sampling`: on the wave's grid, where it may alias, and of vacuum too
+    device='cpu',
 )->float: # C1 in Å
     "The focus of least contrast, to 1 Å, from which foci are counted"
     check_range(10, 2000, reach=reach)
     shape, px = grid_of(wave)
     lam = wavelength(beam_energy(wave, energy))
-    psi = _tensor(one_structure(wave), 'cpu')
+    psi = _tensor(one_structure(wave), device)
     with one_thread():
         F = fft2(psi)
         if own_grid: return _least(F, freqs(shape, px), lam, reach, shape)

@@ -17,6 +17,7 @@ from fastai.basics import Callback, DataLoaders, Learner, Metric, OptimWrapper
 from fastai.callback.all import ParamScheduler, ProgressCallback, SchedCos, SchedNo, combine_scheds
 from torch import nn
 from ..core.checks import check_in, check_range
+from ..core.devices import as_device
 from ..core.files import replace_file
 from ..core.records import content_hash, plain, rng_for
 from .benchmarks import SHARES, Benchmarks, check_metrics, collapsed, mean_scores
@@ -24,8 +25,7 @@ from .kept import load_network, read_network_record, save_network
 from .losses import check_class_weights, make_loss
 from .metrics import METRICS
 from .networks import ARCHITECTURES, build
-from .prediction import (STANDARDISATIONS, as_device, autocast, choose_precision, multiple_of,
-                                           padded_forward)
+from .prediction import STANDARDISATIONS, autocast, choose_precision, multiple_of, padded_forward
 from .samples import Batches, Samples, check_augment, check_run_data, check_stack, pixel_of
 from ..micrographs.domain import training_domain
 

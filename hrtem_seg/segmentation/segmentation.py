@@ -25,7 +25,7 @@ from ..micrographs.cleaning import clean, statistics
 from ..micrographs.micrograph import micrograph, rescale
 from ..learning.calibration import Assessment, domain_of, expectation
 from ..learning.kept import load_network
-from ..learning.prediction import default_device
+from ..core.devices import default_device
 from .particles import (NECK, drop_specks, half_contrast, label_particles, largest_known,
                                               smallest_known)
 from .tiles import MEMORY, predict_tiles

@@ -17,10 +17,12 @@ from ase.data import chemical_symbols
 from fastcore.meta import delegates
 from scipy.spatial import cKDTree
 from ..core.checks import check_in, check_range
+from ..core.devices import as_device, fitting_batch, free_memory, is_native
 from ..core.units import coords, interaction, wavelength
 from ..core.fourier import fft2, freqs, ifft2
 from .potentials import PARAMETRIZATIONS, Projector, grid, parameters
-from .slices import PlacedAtoms, REACH, Wave, finite_fields, pass_fields, slice_fields, slice_planes
+from .slices import (PlacedAtoms, REACH, Wave, common_planes, finite_fields, pass_fields, slice_fields,
+                                    slice_planes)
 from .thermal import absorptive_factor, thermal_displacements
 from .prismatic import need_prismatic, prismatic_status, run_prismatic
 from ..core.records import checksum, plain, rng_for, versions
@@ -50,7 +52,7 @@ def configurations(
     "The atoms' positions in each frozen-phonon configuration"
     at_rest = scene.positions
     if not phonons: return [at_rest]
-    if isinstance(rms, str): rms = _resolved(rms, [scene])
+    if isinstance(rms, str): rms = _resolved(rms, scene)
     drawn = (phonons + 1)//2 if pairs else phonons
     out = []
     for k in range(drawn):
@@ -60,13 +62,11 @@ def configurations(
         if pairs: out.append(at_rest - u)
     return out[:phonons]
 
-def _resolved(rms, scenes):
+def _resolved(rms, scene):
     "Displacements from the table where that is asked for: {symbol: Å}; anything else as it is"
     if not isinstance(rms, str): return rms
     check_in(('table',), rms=rms)
-    out = {}
-    for scene in scenes: out |= thermal_displacements(scene)
-    return out
+    return thermal_displacements(scene)
 
 # %% ../../nbs/waves/04_multislice.ipynb #ffd1583b
 def particle_atoms(
@@ -306,8 +306,11 @@ def memory_needed(
     return int(np.prod(shape)*bytes_each*(at_once + 2*waves))
 
 def _check_memory(shape, waves, batch, precision, device, finite, elements):
+    if torch.device(device).type != 'cpu':   # the waves that are kept are kept here
+        _check_memory(shape, waves, 0, precision, 'cpu', 0., elements)
+        waves = 0
     need = memory_needed(shape, waves, batch, precision, finite, elements)
-    have = _free_memory(device)
+    have = free_memory(device)
     if need <= have: return
     ny, nx = shape
     none = memory_needed(shape, 0, 0, precision)
@@ -316,13 +319,15 @@ def _check_memory(shape, waves, batch, precision, device, finite, elements):
     most = int((have - fixed)/one_more)
     side = int(np.sqrt(ny*nx*have/need))
     advice = f'{most} at a time would fit' if most > 0 else f'a grid of {side} pixels squared would fit'
+    if not waves: advice = 'a smaller batch may fit'
     gib = f'{need/2**30:.1f} GiB and {have/2**30:.1f} GiB are free'
     raise MemoryError(f'{waves} waves of {ny} × {nx} pixels, {batch} at once, need about {gib}: {advice}')
 
-def _free_memory(device): # bytes
-    if torch.device(device).type != 'cuda': return psutil.virtual_memory().available
-    free, _ = torch.cuda.mem_get_info(device)
-    return free
+def _fitting_waves(shape, precision, device, finite, elements):
+    "Waves in one pass: one on the CPU, in whose cache it stays; elsewhere as many as fit and still gain"
+    if is_native(device): return 1
+    fixed, one = (memory_needed(shape, 0, n, precision, finite, elements) for n in (0, 1))
+    return fitting_batch(one - fixed, fixed, device, most=32)
 
 # %% ../../nbs/waves/04_multislice.ipynb #5b2d000a
 def _settings(kwargs):
@@ -367,7 +372,7 @@ class _Plan:
     settings:WaveSettings  # With the pixel that is used
     shape:tuple            # (ny, nx) pixels
     ends:list              # Å, the plane of each scene's wave
-    rms:float|dict|None    # Displacements, Å: resolved
+    rms:list               # Displacements of each scene, Å: resolved
     periods:tuple          # (y, x) of the tilted incident wave over the cell
     jobs:list              # (scene's number, positions in Å)
 
@@ -407,14 +412,14 @@ def _plan(scenes, seed, settings):
     if len(seeds) != len(scenes): raise ValueError(f'{len(seeds)} seeds for {len(scenes)} scenes')
     shape, pixel = grid(cells[0][:2], settings.pixel)
     ends = [_plane(settings.plane, scene, lz) for scene, (_, _, lz) in zip(scenes, cells)]
-    rms = _resolved(settings.thermal, scenes)
-    if rms is not None:
-        for scene in scenes: _displacements(rms, scene.numbers)
+    rms = [_resolved(settings.thermal, scene) for scene in scenes]
+    for scene, own in zip(scenes, rms):
+        if own is not None: _displacements(own, scene.numbers)
     used = replace(settings, pixel=pixel)
     periods = _periods(used, cells[0])
     jobs = []
-    for i, (scene, own) in enumerate(zip(scenes, seeds)):
-        positions = configurations(scene, settings.phonons, rms, own, settings.pairs)
+    for i, (scene, own, moved) in enumerate(zip(scenes, seeds, rms)):
+        positions = configurations(scene, settings.phonons, moved, own, settings.pairs)
         jobs += [(i, r) for r in positions]
     return _Plan(scenes, seeds, used, shape, ends, rms, periods, jobs)
 
@@ -438,7 +443,7 @@ def exit_waves(
     *,
     seed=0,              # Of the displacements: one number, or one for each scene
     device:str='cpu',    # torch device
-    batch:int|None=None, # Waves in one pass; 1 on the CPU and 8 elsewhere if None
+    batch:int|None=None, # Waves in one pass; if None, 1 on the CPU and elsewhere what fits, 32 at most
     workers:int=1,       # Threads on the CPU; set torch to one thread for more than one
     **kwargs,            # As in `WaveSettings`
 )->xr.Dataset: # full and particle (structure, phonon, y, x), complex
@@ -447,12 +452,14 @@ def exit_waves(
     The defaults suit crystals in random orientation, where the scattered wave below 1/Å is then wrong by about 5 %
     (1 to 2 % with a Debye–Waller potential, rms=0.1); heavy crystals along the beam are wrong by 10 to 65 % and need
     0.1 Å or less. `choose_accuracy` measures it for a scene."""
+    device = as_device(device, double=True)
+    if batch is not None: check_range(1, 4096, batch=batch)
     settings = _settings(kwargs)
     plan = _plan(scenes, seed, settings)
     _warn_of_axes(plan)
-    batch = batch or (1 if torch.device(device).type == 'cpu' else 8)
     finite = settings.slice_thickness if settings.projection == 'finite' else 0.
     elements = len(np.unique(plan.numbers))
+    batch = batch or _fitting_waves(plan.shape, settings.precision, device, finite, elements)
     _check_memory(plan.shape, len(plan.jobs), batch*workers, settings.precision, device, finite, elements)
     if settings.engine == 'prismatic': return _by_prismatic(plan)
     return _dataset(_run(plan, device, batch, workers), plan)
@@ -471,9 +478,19 @@ def _by_prismatic(plan):
     return _dataset(psi, plan).assign_attrs(messages=messages)
 
 # %% ../../nbs/waves/04_multislice.ipynb #d812e8b2
+def _smeared_by(plan):
+    "{atomic number: Å} of all scenes, which one potential can only have if they agree"
+    out = {}
+    for i, (scene, rms) in enumerate(zip(plan.scenes, plan.rms)):
+        for z, u in _displacements(rms, scene.numbers).items():
+            if out.setdefault(z, u) == u: continue
+            raise ValueError(f'scene {i}: {chemical_symbols[z]} moves by {u:.4f} Å in it and by {out[z]:.4f} Å '
+                             'in a scene before: expected equal displacements where potentials are smeared')
+    return out
+
 def _projector(plan, device):
     s = plan.settings
-    smear = _displacements(plan.rms, plan.numbers) if s.smeared else None
+    smear = _smeared_by(plan) if s.smeared else None
     beyond = s.edge if s.acceptance is None else s.acceptance
     def absorbed(q, z): return absorptive_factor(q, z, smear[z], s.energy, beyond)
     absorb = absorbed if s.absorption == 'thermal' else None
@@ -494,15 +511,19 @@ def _atoms(plan, jobs):
     item = np.repeat(np.arange(len(jobs)), list(map(len, scenes)))
     return PlacedAtoms(y, x, z, number, particle, item)
 
+def _slices_of(scene, settings):
+    "The slices of one scene; an atom stays in that of its place at rest"
+    at_rest = np.maximum(scene.positions[:, 2], 0)
+    return slice_planes(at_rest, particle_atoms(scene), settings.slice_thickness, settings.substrate_thickness)
+
 def _fields(plan, project, jobs):
     "What a batch of waves meets on its way"
     s = plan.settings
     atoms = _atoms(plan, jobs)
     if s.projection == 'finite': return finite_fields(project, atoms, s.slice_thickness, len(jobs))
-    # an atom stays in the slice of its place at rest
-    at_rest = np.concatenate([plan.scenes[i].positions[:, 2] for i, _ in jobs])
-    at_rest = np.maximum(at_rest, 0)
-    atoms.index, planes = slice_planes(at_rest, atoms.particle, s.slice_thickness, s.substrate_thickness)
+    numbers = [i for i, _ in jobs]
+    own = {i: _slices_of(plan.scenes[i], s) for i in set(numbers)}
+    atoms.index, planes = common_planes([own[i] for i in numbers])
     return slice_fields(project, atoms, planes, len(jobs))
 
 def _run(plan, device, batch, workers):
@@ -514,13 +535,10 @@ def _run(plan, device, batch, workers):
     share = 0. if s.absorption in (None, 'thermal') else float(s.absorption)
     def together(jobs):
         fields = _fields(plan, project, jobs)
-        full, alone = pass_fields(start.copy(), fields, share)
-        pairs = []
-        for k, (i, _) in enumerate(jobs):
-            end = plan.ends[i]
-            pair = full.at(end, k), alone.at(end, k)
-            pairs.append([psi.cpu().numpy() for psi in pair])
-        return pairs
+        both = pass_fields(start.copy(), fields, share)
+        ends = [plan.ends[i] for i, _ in jobs]
+        full, alone = (wave.at(ends).cpu().numpy() for wave in both)   # all of a batch at once
+        return list(zip(full, alone))
     chunks = [plan.jobs[i:i + batch] for i in range(0, len(plan.jobs), batch)]
     if workers == 1: return list(chain.from_iterable(map(together, chunks)))
     with ThreadPoolExecutor(workers) as pool:
@@ -566,9 +584,9 @@ def _dataset(psi, plan):
     full, alone = (np.stack(waves).reshape(n, -1, ny, nx) for waves in zip(*psi))
     kept = np.array([_kept(full), _kept(alone)])
     _warn_of_loss(kept[0], s)
-    wave = s.to_record(rms=plan.rms, beam_tilt=plan.beam_tilt)
     records = []
-    for scene, seed, end, (of_full, of_alone) in zip(plan.scenes, plan.seeds, plan.ends, kept.T):
+    for scene, seed, end, rms, (of_full, of_alone) in zip(plan.scenes, plan.seeds, plan.ends, plan.rms, kept.T):
+        wave = s.to_record(rms=rms, beam_tilt=plan.beam_tilt)
         shares = dict(full=of_full, particle=of_alone)
         records.append(_record(scene, seed, end, shares, wave))
     about = _about(plan)

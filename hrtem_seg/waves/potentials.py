@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POTENTIAL', 'PARAMETRIZATIONS', 'WIDTH', 'FINER', 'parameters', 'scattering_factor', 'grid', 'square_repeats',
-           'fit_cell', 'spread', 'Projector', 'direct_potential', 'depth_factor']
+           'fit_cell', 'on_device', 'spread', 'Projector', 'direct_potential', 'depth_factor']
 
 # %% ../../nbs/waves/00_potentials.ipynb #f3290879
 import math
@@ -14,6 +14,7 @@ from itertools import product
 import numba, numpy as np, scipy.fft, torch
 from ase.data import atomic_numbers, chemical_symbols
 from ..core.checks import check_in, check_range
+from ..core.devices import is_native
 from ..core.fourier import fft2, freqs, ifft2
 
 # %% ../../nbs/waves/00_potentials.ipynb #c5522531
@@ -213,31 +214,45 @@ def _spread(grids, item, y, x, taps):
                 for i in range(width): row[(i0 + i) % nx, part] += ky[j]*kx[i]
 
 # %% ../../nbs/waves/00_potentials.ipynb #e0bdb3a0
+@lru_cache
+def _taps_on(device): return torch.as_tensor(_TAPS, device=device)
+
 def _bumps_torch(p, n, dtype, taps):
     "(atoms, WIDTH) pixels that atoms at `p` reach, and the bump on them"
     steps = torch.arange(WIDTH, device=taps.device)
-    p = torch.as_tensor(p, device=taps.device)[:, None]
+    p = p[:, None]
     first = torch.ceil(p - WIDTH/2)
     t = (first - p + WIDTH/2).to(taps.dtype)
     bump = 0
     for c in taps: bump = bump*t + c
     return (first.long() + steps) % n, bump.to(dtype)
 
-def _spread_torch(grids, item, y, x, taps):
+def _spread_torch(grids, item, y, x):
     ny, nx = grids.shape[1:3]
-    taps = torch.as_tensor(taps, device=grids.device)
+    taps = _taps_on(grids.device)
     rows, by_row = _bumps_torch(y, ny, grids.dtype, taps)
     columns, by_column = _bumps_torch(x, nx, grids.dtype, taps)
-    item = torch.as_tensor(item, device=grids.device)[:, None]
+    item = item[:, None]
     row = item//2*ny + rows
     pixel = row[:, :, None]*nx + columns[:, None]
     part = item % 2
     place = pixel*2 + part[:, :, None]
     weight = by_row[:, :, None]*by_column[:, None]
     flat = grids.view(-1)
-    flat.index_add_(0, place.reshape(-1), weight.reshape(-1))
+    # this way a GPU sorts before it adds, and gives the same bits every time
+    flat.index_put_((place.reshape(-1),), weight.reshape(-1), accumulate=True)
 
 # %% ../../nbs/waves/00_potentials.ipynb #ac48f526
+def on_device(
+    a,      # Array or tensor
+    dtype,  # Of NumPy
+    device, # torch device
+):
+    "An array as the CPU's loops want it, or a tensor on another device; a tensor is already where it belongs"
+    if isinstance(a, torch.Tensor): return a
+    a = np.asarray(a, dtype)
+    return a if is_native(device) else torch.as_tensor(a, device=device)
+
 def spread(
     y,                   # Positions along y, pixels
     x,                   # Positions along x, pixels
@@ -248,14 +263,14 @@ def spread(
     dtype=torch.float32, # Of the grids
 )->torch.Tensor: # (⌈items/2⌉, ny, nx) complex: even items in the real part, odd ones in the imaginary part
     "Each atom as a smooth bump of WIDTH × WIDTH pixels"
-    y = np.asarray(y, float)
-    x = np.asarray(x, float)
     if item is None: item = np.zeros(len(y))
-    item = np.asarray(item, np.int64)
+    y = on_device(y, float, device)
+    x = on_device(x, float, device)
+    item = on_device(item, np.int64, device)
     pairs = (items + 1)//2
     grids = torch.zeros((pairs, *shape, 2), dtype=dtype, device=device)
-    if grids.device.type == 'cpu': _spread(grids.numpy(), item, y, x, _TAPS)
-    else: _spread_torch(grids, item, y, x, _TAPS)
+    if is_native(device): _spread(grids.numpy(), item, y, x, _TAPS)
+    else: _spread_torch(grids, item, y, x)
     return torch.view_as_complex(grids)
 
 # %% ../../nbs/waves/00_potentials.ipynb #66b80366
@@ -271,6 +286,14 @@ def _halves(n):
     "The frequencies of an axis from zero up, and the negative ones: where they lie in a transform of any length"
     upper = (n + 1)//2
     return slice(upper), slice(upper - n, None)
+
+def _by_element(numbers):
+    "Each element and its atoms: a slice where atoms are in the elements' order, as a mask costs a device a wait"
+    found, first = np.unique(numbers, return_index=True)
+    in_order = (np.diff(numbers) >= 0).all()
+    last = [*first[1:], len(numbers)]
+    for z, start, stop in zip(found.tolist(), first, last):
+        yield z, slice(start, stop) if in_order else numbers == z
 
 class Projector:
     "Makes projected potentials (V Å) of sets of atoms on one periodic grid"
@@ -344,8 +367,8 @@ class Projector:
     def spectrum(self, y, x, item=None, items=1):
         "Structure factor of one element's atoms times the bump's transform; items in pairs, as in `spread`"
         per_y, per_x = (fine/n/self.pixel for fine, n in zip(self.fine, self.shape))   # pixels per Å
-        y = np.asarray(y)*per_y
-        x = np.asarray(x)*per_x
+        y = on_device(y, float, self.device)*per_y
+        x = on_device(x, float, self.device)*per_x
         grids = spread(y, x, self.fine, item, items, self.device, self.dtype)
         return fft2(grids, overwrite=True)
 
@@ -372,9 +395,8 @@ class Projector:
         total = None
         lost = None
         if item is None: item = np.zeros(len(numbers), int)
-        for z in np.unique(numbers).tolist():
-            m = numbers == z
-            spectrum = self.spectrum(y[m], x[m], item[m], items)
+        for z, mine in _by_element(numbers):
+            spectrum = self.spectrum(y[mine], x[mine], item[mine], items)
             total = self.add(total, spectrum, self.filters[z])
             if self.absorptive: lost = self.add(lost, spectrum, self.absorptive[z])
         v = self.potentials(total, items)
