@@ -210,6 +210,8 @@ def correct(args):
     image = read_micrograph(args.file, pixel, args.image, args.frame)
     out = check_writable(args.out)
     drawn = None if args.labels is None else corrections.read_labels(args.labels, image.shape)
+    if drawn is None:
+        review.check_napari()
     before = None if args.blank else find(image, args.network or newest_network(args.runs))
     about = dict(by=args.by, group=args.group)
     if drawn is None:
@@ -596,8 +598,8 @@ def _add_own(commands):
     s.add_argument('--epochs', type=int, default=30, metavar='N', help='at most (default: 30)')
     s.add_argument('--rate', type=float, default=2e-3, help='highest learning rate (default: 0.002)')
     s.add_argument('--freeze', default='none', help='none, encoder, decoder or gradual (default: none)')
-    s.add_argument('--fields', type=int, default=48, metavar='N',
-                   help='fields that an epoch sees at most, others each time (default: 48)')
+    s.add_argument('--fields', type=int, default=24, metavar='N',
+                   help='fields that an epoch sees at most, others each time (default: 24)')
     s.add_argument('--simulated', type=int, default=0, metavar='N',
                    help='simulated structures of the old domain that are mixed in (default: 0)')
     s.add_argument('--old', type=int, default=16, metavar='N',

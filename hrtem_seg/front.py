@@ -32,6 +32,7 @@ NAMES = dict(
     plot_sizes='segmentation.particles', size_distribution='segmentation.particles',
     correct='segmentation.corrections', read_correction='segmentation.corrections',
     write_correction='segmentation.corrections', read_labels='segmentation.corrections',
+    what_changed='segmentation.corrections', review='segmentation.review',
     audit='segmentation.audits', retrain='segmentation.retraining',
     particle_lattices='segmentation.lattice', link_particles='segmentation.tracks', export='segmentation.exports',
     run_study='experiments.runner', show_image='core.plots')

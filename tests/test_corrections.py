@@ -151,3 +151,18 @@ def test_a_stack_names_its_corrections_whatever_their_order():
     records = [json.loads(as_stack(c, .6, 64).attrs['record'])['settings'] for c in ([a, b], [b, a])]
     assert records[0] == records[1] and sorted(records[0]['corrections']) == sorted([a.key, b.key])
     assert 8 < records[0]['scene']['radius'][1] < records[0]['scene']['radius'][2] < 16
+
+def test_a_folder_is_made_and_nobodys_correction_is_written_over(tmp_path):
+    image = picture()
+    folder = tmp_path/'new'/'corrections'
+    first = correct(image, two(), by='Ada', when='2026-01-01T00:00:00+00:00')
+    second = correct(image, two() > 0, by='Bob', when='2026-01-02T00:00:00+00:00')
+    files = [write_correction(folder, c) for c in (first, second, first)]
+    assert files[0] == files[2] != files[1] and all(f.parent == folder for f in files)
+    assert [read_correction(f).by for f in files[:2]] == ['Ada', 'Bob'] and [c.by for c in read_corrections(folder)] == ['Bob']
+    files[0].write_bytes(b'damaged')
+    assert write_correction(folder, first) not in files[:2], 'what cannot be read is left alone'
+
+def test_what_is_no_correction_is_told_how_one_is_made(tmp_path):
+    (tmp_path/'a.png').write_bytes(b'x')
+    with pytest.raises(ValueError, match='`hrtem-seg correct a.png` makes one'): read_corrections(tmp_path/'a.png')

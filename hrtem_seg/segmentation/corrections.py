@@ -192,15 +192,33 @@ def _smallest_type(a):
     whole = a.min() >= 0 and a.max() < 2**16 and (a == np.floor(a)).all()
     return 'u2' if whole else a.dtype.str
 
+def _is_kept(path, correction):
+    "Whether a file is this correction; a damaged one is not"
+    try:
+        return read_correction(path).key == correction.key
+    except ValueError:
+        return False
+
+def _free_name(folder, correction):
+    "A file of its own for each correction: an earlier one of the same name is somebody's work"
+    source = str(correction.image.attrs.get('source', ''))
+    stem = Path(source).stem or correction.picture[:12]
+    path = folder/f'{stem}{ENDING}'
+    number = 1
+    while path.is_file() and not _is_kept(path, correction):
+        number += 1
+        path = folder/f'{stem}_{number}{ENDING}'
+    return path
+
 def write_correction(
-    path, # File to write, or a folder, where it gets the name of its micrograph
+    path, # File to write (*.nc), or a folder, where it gets the name of its micrograph; a folder is made
     correction:Correction,
 )->Path: # The file
     "Keep a correction"
     path = Path(path)
-    if path.is_dir():
-        stem = Path(str(correction.image.attrs.get('source', ''))).stem or correction.picture[:12]
-        path = path/f'{stem}{ENDING}'
+    if path.is_dir() or path.suffix != '.nc':
+        path.mkdir(parents=True, exist_ok=True)
+        path = _free_name(path, correction)
     image = correction.image
     grid = ('y', 'x')
     arrays = dict(image=(grid, image.values), before=(grid, correction.before), after=(grid, correction.after),
@@ -227,7 +245,8 @@ def _opened(path):
         with xr.open_dataset(path, engine='netcdf4', mask_and_scale=False) as ds:
             return ds.load()
     except (OSError, ValueError, RuntimeError) as e:
-        raise ValueError(f'{path} is no correction, or is cut short: {e}') from None
+        how = '' if path.name.endswith(ENDING) else f'; `hrtem-seg correct {path.name}` makes one (*{ENDING})'
+        raise ValueError(f'{path} is no correction, or is cut short{how} ({e})') from None
 
 def _record_of(path, ds):
     try:

@@ -188,7 +188,7 @@ def mixed(
     return xr.Dataset(arrays, coordinates | grid, {'record': json.dumps(record)})
 
 # %% ../../nbs/segmentation/11_retraining.ipynb #rt0f0002
-MOST_FIELDS = 48   # That an epoch sees
+MOST_FIELDS = 24   # That an epoch sees
 
 class Few(Samples):
     "Samples of which each epoch sees some, drawn anew"
