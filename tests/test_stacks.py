@@ -102,6 +102,31 @@ def test_scheduler_of_others_and_a_killed_worker(whole, tmp_path):
     finally:
         for p in reversed(started): p.kill(); p.wait()
 
+def test_killed_scheduler_is_said_and_the_same_call_goes_on(whole, tmp_path):
+    from distributed import Client
+    known = tmp_path/'scheduler.json'
+    started = [dask('scheduler', '--port', 0, '--no-dashboard', '--host', '127.0.0.1', '--scheduler-file', known)]
+    said = []
+    def ask():
+        try: generate(tmp_path/'stack', scheduler=address, progress=False, **ASKED)
+        except RuntimeError as e: said.append(str(e))
+    try:
+        wait_for(known.exists)
+        address = json.loads(known.read_text())['address']
+        started.append(dask('worker', address, '--nthreads', 1, '--no-nanny', '--no-dashboard'))
+        with Client(address) as c: c.wait_for_workers(1, timeout=90)
+        job = threading.Thread(target=ask)
+        job.start()
+        wait_for(lambda: len(finished(tmp_path/'stack')) >= 2)
+        started[0].kill()
+        job.join(120)
+        assert len(said) == 1 and said[0].startswith('the scheduler of the workers does not answer any more')
+    finally:
+        for p in reversed(started): p.kill(); p.wait()
+    assert 2 <= len(finished(tmp_path/'stack')) < ASKED['n_structures']
+    generate(tmp_path/'stack', workers=0, progress=False, **ASKED)
+    assert bits(tmp_path/'stack') == bits(whole)
+
 def test_cluster_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="scheduler='tcp://127.0.0.1:9': no Dask scheduler answers"): generate(tmp_path/'stack', scheduler='tcp://127.0.0.1:9', progress=False, **ASKED)
     with pytest.raises(ValueError, match='neither client nor workers'): generate(tmp_path/'stack', scheduler='tcp://127.0.0.1:9', workers=2, progress=False, **ASKED)

@@ -107,7 +107,7 @@ def draw_tested(
         history = pd.read_csv(folder/'history.csv', dtype={'dataset': str})
         curve = history[(history.metric == metric) & (history.dataset == tested)]
         axes[-1].plot(curve.epoch, curve.value, alpha=.5, lw=1)
-    axes[-1].set(xlabel='epoch', ylabel=metric, title=f'{len(networks)} networks')
+    axes[-1].set(xlabel='epoch', ylabel=metric, title=f'{len(networks)} network{"s"[len(networks) == 1:]}')
     return fig
 
 # %% ../../nbs/experiments/09_explore.ipynb #3052f9e0
@@ -127,6 +127,7 @@ class Explorer:
         import ipywidgets as w
         self.folder = Path(folder)
         self.table = read_scores(folder)
+        self.figures = []   # that are shown
         self.lists = {name: w.Dropdown(description=name) for name in ('run', 'phase', 'metric', 'reduction', 'cell')}
         self.filling = False
         self.offer('reduction', REDUCTIONS, 'mean')
@@ -168,12 +169,12 @@ class Explorer:
         "What was chosen, as pictures"
         from IPython.display import display
         cell = self.lists['cell'].value
-        figures = [draw_scores(self.table, self.lists['reduction'].value, cell, **self.chosen())]
+        scores = draw_scores(self.table, self.lists['reduction'].value, cell, **self.chosen())
         behind = draw_tested(self.folder/'tasks', cell[1], metric=self.chosen()['metric']) if cell else None
-        if behind: figures.append(behind)
+        self.figures = [scores, behind] if behind else [scores]
         self.picture.clear_output(wait=True)
-        with self.picture: display(*figures)
-        for figure in figures: plt.close(figure)
+        with self.picture: display(*self.figures)
+        for figure in self.figures: plt.close(figure)
 
     def _ipython_display_(self):
         from IPython.display import display

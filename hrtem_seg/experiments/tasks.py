@@ -350,8 +350,18 @@ def _state(key, root, finished):
     if key in finished: return 'done'
     return 'partly' if (root/f'{key}.part').is_dir() else 'missing'
 
+def _needed(settings, known):
+    "Keys of the tasks whose folders are named, each once"
+    if isinstance(settings, str):
+        name = Path(settings).name
+        return [name] if name in known else []
+    if not isinstance(settings, (dict, list)): return []
+    inside = settings.values() if isinstance(settings, dict) else settings
+    found = [key for value in inside for key in _needed(value, known)]
+    return list(dict.fromkeys(found))
+
 @patch
-def plan(self:Tasks)->pd.DataFrame: # columns key, task, state, seconds (of one core), bytes, machine (that did it)
+def plan(self:Tasks)->pd.DataFrame: # key, task, state, seconds (of one core), bytes, machine (that did it), needs
     "Every task that was asked for: whether it is done, and what it took or will take (NaN where nothing is known)"
     finished = finished_tasks(self.root)
     known = {**self.asked, **finished}
@@ -364,8 +374,9 @@ def plan(self:Tasks)->pd.DataFrame: # columns key, task, state, seconds (of one 
         estimate = factors*_cost(kind, asked, known)
         took = _taken(finished[key]) if key in finished else np.where(np.isnan(estimate), usual, estimate)
         done_by = finished[key].machine if key in finished else ''
-        rows.append((key, kind.name, _state(key, self.root, finished), *took, done_by))
-    return pd.DataFrame(rows, columns=['key', 'task', 'state', 'seconds', 'bytes', 'machine'])
+        needs = _needed(asked.settings, self.asked)
+        rows.append((key, kind.name, _state(key, self.root, finished), *took, done_by, needs))
+    return pd.DataFrame(rows, columns=['key', 'task', 'state', 'seconds', 'bytes', 'machine', 'needs'])
 
 # %% ../../nbs/experiments/00_tasks.ipynb #cba22420
 def _note(tasks, task):
