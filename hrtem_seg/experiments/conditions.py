@@ -471,7 +471,7 @@ def make_real_scores(
     "Score a network on whole labelled micrographs"
     rows = []
     for m in labelled_micrographs(sets):
-        found = segment(m.image, network)
+        found = segment(m.image, network, assess=False)
         rows.append(dict(dataset=m.dataset, image=m.name, dice=m.dice(found.mask.values)))
     pd.DataFrame(rows).to_csv(folder/'tests.csv', index=False)
 

@@ -28,7 +28,8 @@ class Spectra:
         for name in ('particle', 'film'):
             values = np.asarray(getattr(self, name))
             fits = values.shape == np.shape(self.q)
-            if fits and (values >= 0).all(): continue
+            if fits and (values >= 0).all():
+                continue
             each = f'for each of {len(self.q)} frequencies'
             raise ValueError(f'{name}={values!r}: expected a power, 0 or more, {each}')
 
@@ -114,13 +115,15 @@ class Condition:
         "What a phase of 1 at a frequency (1/Å) gives in the image"
         lens = ctf(qy, qx, self.energy, self.defocus, self.aberrations, self.focal_spread, self.convergence)
         q2 = np.square(qy) + np.square(qx)
-        return 2*lens*np.exp(-2*(math.pi*self.vibration)**2*q2)
+        steady = np.exp(-2*(math.pi*self.vibration)**2*q2)
+        return 2*lens*steady
 
     def _curve(self, name, q):
         "A curve of the camera at frequencies in 1/Å; None where it has none"
         camera = camera_settings(self.camera) or {}
         table = camera.get(name)
-        if table is None: return None
+        if table is None:
+            return None
         own = self.pixel/camera.get('binning', 1)
         known = np.linspace(0, 1/(2*own), len(table))
         return np.interp(q, known, table)
@@ -134,7 +137,8 @@ class Condition:
         "Power of the noise per area, over the square of the MTF, Å²"
         curve = self._curve('dqe', q)
         efficiency = 1. if curve is None else curve
-        if self._curve('mtf', q) is None: efficiency = efficiency*np.sinc(q*self.pixel)**2
+        if self._curve('mtf', q) is None:
+            efficiency = efficiency*np.sinc(q*self.pixel)**2
         return 1/(self.dose*efficiency)
 
 # %% ../../nbs/imaging/05_transfer.ipynb #7f4b92e9
@@ -189,7 +193,8 @@ def _answer(W, view):
     given = view.weight*np.abs(W)**2*view.mtf**2*view.power
     image = view.weight*view.mtf**2*view.power
     output = given.sum()
-    if output <= 0: return 0., 0.
+    if output <= 0:
+        return 0., 0.
     return signal/math.sqrt(output), math.sqrt(output/image.sum())
 
 def _several(given):
@@ -225,6 +230,10 @@ def likeness(
         found.append(other/own if own else 0.)
     return float(np.mean(found))
 
+def _loudness_of(W, view):
+    _, spread = _answer(W, view)
+    return math.log(max(spread, 1e-12))
+
 def loudness(
     trained,                 # As for `likeness`
     tested,
@@ -233,6 +242,7 @@ def loudness(
     "How much stronger a reading answers to standardised images under another condition"
     of_trained = [_view(c, spectra) for c in _several(trained)]
     W = _filter(of_trained)
-    def answers(views): return [math.log(max(_answer(W, v)[1], 1e-12)) for v in views]
-    there = answers([_view(c, spectra) for c in _several(tested)])
-    return float(np.mean(there) - np.mean(answers(of_trained)))
+    of_tested = [_view(c, spectra) for c in _several(tested)]
+    here = [_loudness_of(W, view) for view in of_trained]
+    there = [_loudness_of(W, view) for view in of_tested]
+    return float(np.mean(there) - np.mean(here))

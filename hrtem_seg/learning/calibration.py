@@ -36,7 +36,9 @@ class Signs:
         "For a regression"
         promised = np.clip(self.promised, .02, .995)
         away = max(self.distance, .05)
-        return np.array([1., logit(promised), math.log1p(self.doubt), math.log(away), math.log(self.share + LEAST)])
+        doubt = math.log1p(self.doubt)
+        share = math.log(self.share + LEAST)
+        return np.array([1., logit(promised), doubt, math.log(away), share])
 
 def promised_dice(
     probability, # (ny, nx), NaN where unknown
@@ -186,14 +188,19 @@ class Calibration:
 
     def expect(self, signs:Signs)->tuple:
         "(Dice to expect, low, high)"
-        expected = float(expit(np.dot(self.coefficients, signs.numbers())))
+        log_odds = np.dot(self.coefficients, signs.numbers())
+        expected = float(expit(log_odds))
         third = int(np.digitize(expected, self.levels))
         low, high = self.residuals[third]
-        return expected, float(np.clip(expected + low, 0, 1)), float(np.clip(expected + high, 0, 1))
+        least = np.clip(expected + low, 0, 1)
+        most = np.clip(expected + high, 0, 1)
+        return expected, float(least), float(most)
 
     def reaches(self, signs:Signs)->bool:
         "Whether images of such a distance were among those that it was calibrated on"
-        return signs.distance <= 1 or self.elsewhere and signs.distance <= FARTHER*self.reach
+        if signs.distance <= 1:
+            return True
+        return self.elsewhere and signs.distance <= FARTHER*self.reach
 
     def of_particles(self, table:pd.DataFrame)->pd.DataFrame:
         "Probability of being real, and the diameter's interval in Å, of the particles of `particle_signs`"
@@ -214,7 +221,8 @@ class Calibration:
         "What `to_record` gave"
         if not isinstance(record, dict) or record.get('kind') != KIND:
             raise ValueError(f'{str(record)[:60]!r} is no calibration: expected a record of kind {KIND!r}')
-        return cls(**{k: v for k, v in record.items() if k != 'kind'})
+        values = {k: v for k, v in record.items() if k != 'kind'}
+        return cls(**values)
 
 # %% ../../nbs/learning/10_calibration.ipynb #84944f83
 def _scaled(X):

@@ -22,8 +22,8 @@ BLUR = 6.       # Pixels
 BLOCK = 16      # Pixels
 
 def _band_names():
-    lengths = [2/(lo + hi) for lo, hi in zip(BANDS[:-1], BANDS[1:])]
-    return [f'detail of {length:.3g} px' for length in lengths]
+    middles = (np.array(BANDS[1:]) + BANDS[:-1])/2
+    return [f'detail of {length:.3g} px' for length in 1/middles]
 
 FEATURES = (*_band_names(), 'signal over noise', 'skewness', 'kurtosis', 'dark areas', 'bright areas', 'unevenness',
             'lattice')
@@ -34,7 +34,8 @@ def _standard(values):
     low, high = np.percentile(a, (.1, 99.9))
     inner = a[(a >= low) & (a <= high)]
     spread = inner.std()
-    if spread == 0: raise ValueError(f'every pixel of the image is {low:g}: nothing to measure')
+    if spread == 0:
+        raise ValueError(f'every pixel of the image is {low:g}: nothing to measure')
     return np.clip((a - inner.mean())/spread, -FAR, FAR)
 
 def _spectrum(a):
@@ -58,7 +59,8 @@ def _lattice(band, power, rings):
 def _unevenness(a):
     fine = a - ndimage.uniform_filter(a, BLOCK)
     ny, nx = (n//BLOCK for n in a.shape)
-    blocks = fine[:ny*BLOCK, :nx*BLOCK].reshape(ny, BLOCK, nx, BLOCK)
+    whole = fine[:ny*BLOCK, :nx*BLOCK]
+    blocks = whole.reshape(ny, BLOCK, nx, BLOCK)
     variance = blocks.var((1, 3))
     return np.log(variance + 1e-6).std()
 
@@ -73,15 +75,19 @@ def image_features(
     frequency, power = _spectrum(a)
     band = np.digitize(frequency, BANDS)
     n = len(BANDS) - 1
-    sums = np.bincount(band.ravel(), power.ravel(), n + 2)[1:-1]
-    rings = sums/np.bincount(band.ravel(), minlength=n + 2)[1:-1]
+    inside = band.ravel()
+    sums = np.bincount(inside, power.ravel(), n + 2)[1:-1]
+    counts = np.bincount(inside, minlength=n + 2)[1:-1]
+    rings = sums/counts
     coarse = ndimage.gaussian_filter(a, BLUR)
     dark, bright = np.percentile(coarse, (5, 95))
     fine = rings[1:]   # the first band is the shape of the particles
-    signal = np.log(max(fine.max()/fine.min() - 1, .02))
-    histogram = [np.mean(a**3), np.mean(a**4) - 3]
-    of_places = [-dark, bright, _unevenness(a), _lattice(band, power, rings)]
-    return np.array([*np.log(rings + 1e-9), signal, *histogram, *of_places])
+    over_noise = fine.max()/fine.min() - 1
+    signal = np.log(max(over_noise, .02))
+    skewness = np.mean(a**3)
+    kurtosis = np.mean(a**4) - 3
+    detail = np.log(rings + 1e-9)
+    return np.array([*detail, signal, skewness, kurtosis, -dark, bright, _unevenness(a), _lattice(band, power, rings)])
 
 # %% ../../nbs/micrographs/03_domain.ipynb #01e3b139
 KIND = 'domain of training images'
@@ -106,8 +112,15 @@ def _shape_of(features):
     low, high = np.percentile(features, (1, 99), axis=0)
     inner = np.clip(features, low, high)
     covariance = np.cov(inner.T)
-    own = np.diag(np.diag(covariance) + 1e-6)
-    return Shape(np.median(features, 0), np.linalg.inv((1 - OWN)*covariance + OWN*own))
+    variances = np.diag(covariance) + 1e-6
+    steadied = (1 - OWN)*covariance + OWN*np.diag(variances)
+    return Shape(np.median(features, 0), np.linalg.inv(steadied))
+
+def _six_digits(values):
+    "Nested lists of numbers of six digits"
+    if np.ndim(values):
+        return [_six_digits(v) for v in values]
+    return float(f'{values:.6g}')
 
 @dataclass(frozen=True, eq=False)
 class Domain:
@@ -134,7 +147,7 @@ class Domain:
         "Plain values, for the network's record"
         arrays = dict(low=self.low, high=self.high, centre=self.shape.centre, inverse=self.shape.inverse,
                       distances=self.distances)
-        rounded = {name: np.vectorize(lambda v: float(f'{v:.6g}'))(a).tolist() for name, a in arrays.items()}
+        rounded = {name: _six_digits(a) for name, a in arrays.items()}
         return dict(kind=KIND, pixel=self.pixel, side=self.side, n=self.n, features=list(self.features), **rounded)
 
     @classmethod
@@ -167,9 +180,12 @@ def _each_image(source, most, seed):
     stack = _stack_of(source)
     for i in _chosen(stack.sizes['sample'], most):
         rng = rng_for(seed, 'training domain', int(i))
-        if hasattr(source, 'batch'): yield np.asarray(source.batch([i], rng)[0])[0, 0]
-        elif hasattr(source, 'read'): yield source.read([i], rng)[0][0]
-        else: yield source.image.isel(sample=int(i)).values
+        if hasattr(source, 'batch'):
+            yield np.asarray(source.batch([i], rng)[0])[0, 0]
+        elif hasattr(source, 'read'):
+            yield source.read([i], rng)[0][0]
+        else:
+            yield source.image.isel(sample=int(i)).values
 
 def _held_back_distances(features, seed):
     "How far each fifth of the images is from the others"
@@ -205,7 +221,8 @@ SQUARES = 3   # Along a side, at most
 
 def _starts(length, side):
     "Where squares begin along an axis"
-    if length <= side: return [0]
+    if length <= side:
+        return [0]
     count = min(SQUARES, max(2, length//side))
     return np.linspace(0, length - side, count).round().astype(int)
 
@@ -216,7 +233,8 @@ def _squares(values, valid, side):
         for x in _starts(nx, side):
             where = np.s_[y:y + side, x:x + side]
             known = valid[where]
-            if known.mean() < .9: continue
+            if known.mean() < .9:
+                continue
             square = values[where]
             yield np.where(known, square, np.median(square[known]))
 
@@ -230,7 +248,8 @@ class Outside:
 
     def __str__(self):
         side = 'above' if self.value > self.high else 'below'
-        return f'{self.name} {self.value:.2f}, {side} {self.low:.2f} to {self.high:.2f}'
+        usual = f'{self.low:.2f} to {self.high:.2f}'
+        return f'{self.name} {self.value:.2f}, {side} {usual}'
 
 @dataclass(frozen=True)
 class Place:
@@ -245,6 +264,16 @@ class Place:
         "Whether the image is of the kind that the network knows"
         return self.distance <= self.edge
 
+def _beyond(features, domain):
+    "`Outside` of each number that the training images do not have, the farthest first"
+    spread = np.maximum(domain.high - domain.low, 1e-6)
+    above = features - domain.high
+    below = domain.low - features
+    beyond = np.maximum(above, below)/spread
+    for i in np.argsort(-beyond):
+        if beyond[i] > 0:
+            yield Outside(domain.features[i], float(features[i]), float(domain.low[i]), float(domain.high[i]))
+
 def place_of(
     values,         # (ny, nx) array, at the domain's pixel
     domain:Domain,
@@ -254,12 +283,9 @@ def place_of(
     values = np.asarray(values)
     valid = np.ones(values.shape, bool) if valid is None else np.asarray(valid)
     squares = list(_squares(values, valid, domain.side))
-    if not squares: raise ValueError(f'no square of {domain.side} pixels is known: too little is in view to compare')
+    if not squares:
+        raise ValueError(f'no square of {domain.side} pixels is known: too little is in view to compare')
     features = np.array([image_features(a) for a in squares])
-    distance = float(np.median(domain.distance(features)))
-    middle = np.median(features, 0)
-    spread = np.maximum(domain.high - domain.low, 1e-6)
-    beyond = np.maximum(middle - domain.high, domain.low - middle)/spread
-    farthest = [i for i in np.argsort(-beyond) if beyond[i] > 0]
-    named = [Outside(domain.features[i], *map(float, (middle[i], domain.low[i], domain.high[i]))) for i in farthest]
-    return Place(distance, domain.edge, tuple(named), len(squares))
+    distances = domain.distance(features)
+    outside = _beyond(np.median(features, 0), domain)
+    return Place(float(np.median(distances)), domain.edge, tuple(outside), len(squares))

@@ -9,6 +9,7 @@ __all__ = ['SIDE', 'FEWEST', 'MOST', 'FILLED', 'FOCI', 'LOWEST', 'HIGHEST', 'KNO
 
 # %% ../../nbs/micrographs/04_estimates.ipynb #fc9d5b46
 import math
+from itertools import product
 from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import median_filter
@@ -30,29 +31,37 @@ class FilmSpectrum:
     power:np.ndarray   # (qy, qx), of the image over its mean
     squares:int
 
+    def within(self, sector)->np.ndarray: # bool (qy, qx)
+        "Which directions lie in a sector (radians, width)"
+        centre, width = sector
+        phi = np.arctan2(self.q[:, None], self.q)
+        twice = np.angle(np.exp(2j*(phi - centre)))   # the spectrum of a real image has half a turn
+        return np.abs(twice/2) <= width/2
+
     def rings(self, edges, sector=None):
         "(frequency, mean power) of rings; of those directions alone that lie in a sector (radians, width)"
         r = np.hypot(self.q[:, None], self.q)
-        inside = np.ones(r.shape, bool)
-        if sector is not None:
-            centre, width = sector
-            phi = np.arctan2(self.q[:, None], self.q)
-            off = np.angle(np.exp(2j*(phi - centre)))/2   # the spectrum of a real image has half a turn
-            inside = np.abs(off) <= width/2
-        ring = np.digitize(r[inside], edges)
+        inside = np.ones(r.shape, bool) if sector is None else self.within(sector)
+        far = r[inside]
+        ring = np.digitize(far, edges)
         n = len(edges) + 1
         count = np.bincount(ring, minlength=n)[1:-1]
-        mean = np.bincount(ring, self.power[inside], n)[1:-1]/np.maximum(count, 1)
-        at = np.bincount(ring, r[inside], n)[1:-1]/np.maximum(count, 1)
+        filled = np.maximum(count, 1)
+        mean = np.bincount(ring, self.power[inside], n)[1:-1]/filled
+        at = np.bincount(ring, far, n)[1:-1]/filled
         return at[count > 0], mean[count > 0]
 
 def _film_squares(values, where, n, step):
     "Squares that overlap, at most `MOST` of them and evenly spread"
     ny, nx = values.shape
-    corners = [(y, x) for y in range(0, ny - n + 1, step) for x in range(0, nx - n + 1, step)]
-    for y, x in corners[::-(-len(corners)//MOST) or 1]:
+    rows = range(0, ny - n + 1, step)
+    columns = range(0, nx - n + 1, step)
+    corners = list(product(rows, columns))
+    each = -(-len(corners)//MOST) or 1
+    for y, x in corners[::each]:
         square = np.s_[y:y + n, x:x + n]
-        if where[square].mean() >= FILLED: yield values[square]
+        if where[square].mean() >= FILLED:
+            yield values[square]
 
 def film_spectrum(
     values,        # (ny, nx) array
@@ -62,7 +71,8 @@ def film_spectrum(
     "The spectrum of the film in view; refused where too little of it is"
     check_range(.01, 100, **{'pixel (Å)': pixel})
     values = np.asarray(values, np.float64)
-    if values.ndim != 2: raise ValueError(f'array of shape {values.shape}: expected (y, x)')
+    if values.ndim != 2:
+        raise ValueError(f'array of shape {values.shape}: expected (y, x)')
     where = np.ones(values.shape, bool) if where is None else np.asarray(where, bool)
     n = 2*round(SIDE/pixel/2)
     edge = np.hanning(n + 2)[1:-1]
@@ -106,7 +116,8 @@ class Focus:
         return math.isfinite(self.defocus)
 
     def __str__(self):
-        if not self.known: return f'focus cannot be known: {self.reason}'
+        if not self.known:
+            return f'focus cannot be known: {self.reason}'
         text = f'|C1| {self.defocus/10:.1f} nm ({self.low/10:.1f} to {self.high/10:.1f} nm)'
         known = math.isfinite(self.astigmatism)
         return f'{text}, astigmatism {self.astigmatism/10:.1f} nm' if known else text
@@ -120,10 +131,12 @@ def _hats(q, first, last):
 class _Rings:
     "Ring spectra that share their smooth parts, to be explained by sin²χ"
     def __init__(self, rings, energy, C3):
-        self.q, power = (np.concatenate(parts) for parts in zip(*rings))
+        self.q = np.concatenate([q for q, _ in rings])
+        power = np.concatenate([p for _, p in rings])
         smooth = [median_filter(np.log(p), 3, mode='nearest') for _, p in rings]
         weight = np.exp(-np.concatenate(smooth))
-        first, last = self.q.min(), self.q.max()
+        first = self.q.min()
+        last = self.q.max()
         film = np.interp(self.q, TYPICAL.q, TYPICAL.film)
         hats = _hats(self.q, first, last)*weight[:, None]
         self.signal = hats*(film/film.max())[:, None]
@@ -136,14 +149,16 @@ class _Rings:
     def left(self, rings=None)->float:
         "The square that is left by sin²χ, or by no rings"
         shape = np.full(len(self.q), .5) if rings is None else rings
-        terms = np.concatenate([self.signal*shape[:, None], self.background], 1)
+        modulated = self.signal*shape[:, None]
+        terms = np.concatenate([modulated, self.background], 1)
         size = np.linalg.norm(terms, axis=0) + 1e-12
         _, norm = nnls(terms/size, self.target)
         return norm**2
 
     def at(self, focus)->float:
         "The square that is left at a focus in Å, one for all or one for each ring"
-        return self.left(np.sin(self.of_focus*focus + self.of_C3)**2)
+        chi = self.of_focus*focus + self.of_C3
+        return self.left(np.sin(chi)**2)
 
 def _edges(spectrum, pixel):
     last = min(HIGHEST, .92/(2*pixel))
@@ -156,7 +171,9 @@ def _best_focus(rings, foci):
     best = left.argmin()
     inside = np.abs(foci[left <= WITHIN*left[best]])
     half_step = math.sqrt(FOCI[1]/FOCI[0])
-    return abs(foci[best]), inside.min()/half_step, inside.max()*half_step, rings.left()/left[best]
+    low = inside.min()/half_step
+    high = inside.max()*half_step
+    return abs(foci[best]), low, high, rings.left()/left[best]
 
 def thon_focus(
     spectrum:FilmSpectrum,
@@ -166,11 +183,13 @@ def thon_focus(
 )->Focus:
     "Defocus and astigmatism from the Thon rings, or why they cannot be known"
     edges = _edges(spectrum, pixel)
-    if len(edges) < 12: return Focus(reason=f'a pixel of {pixel/10:.3g} nm leaves too few frequencies')
+    if len(edges) < 12:
+        return Focus(reason=f'a pixel of {pixel/10:.3g} nm leaves too few frequencies')
     rings = _Rings([spectrum.rings(edges)], energy, C3)
     foci = FOCI if C3 == 0 else np.concatenate([-FOCI[::-1], FOCI])
     focus, low, high, told = _best_focus(rings, foci)
-    if told < TOLD: return _astigmatic_focus(spectrum, edges, energy, C3)
+    if told < TOLD:
+        return _astigmatic_focus(spectrum, edges, energy, C3)
     if high > 3*low:
         anything = f'anything from {low/10:.0f} to {high/10:.0f} nm explains the rings'
         return Focus(told=told, reason=anything)
@@ -188,7 +207,8 @@ class _Sectors:
         centres = np.arange(SECTORS)*width
         parts = [spectrum.rings(edges, (phi, width)) for phi in centres]
         self.rings = _Rings(parts, energy, C3)
-        self.phi = np.concatenate([np.full(len(q), at) for at, (q, _) in zip(centres, parts)])
+        lengths = [len(q) for q, _ in parts]
+        self.phi = np.repeat(centres, lengths)
         self.sign = 1. if C3 == 0 else -1.   # under focus, where the sign of the focus counts
 
     def at(self, focus, A1, direction)->float:
@@ -199,11 +219,12 @@ class _Sectors:
     def best(self, foci, A1s, turns)->tuple:
         "(square that is left, focus, A1, direction) of the best of all"
         found = [(self.at(foci[0], 0., 0.), foci[0], 0., 0.)]
-        for focus in foci:
-            for A1 in A1s:
-                if A1 > .5*focus: continue
-                for direction in (turns if A1 else [0.]):
-                    found.append((self.at(focus, A1, direction), focus, A1, direction))
+        for focus, A1 in product(foci, A1s):
+            if A1 > .5*focus:
+                continue
+            for direction in (turns if A1 else [0.]):
+                left = self.at(focus, A1, direction)
+                found.append((left, focus, A1, direction))
         return min(found)
 
 def _astigmatism(spectrum, edges, focus, energy, C3):
@@ -212,7 +233,8 @@ def _astigmatism(spectrum, edges, focus, energy, C3):
     near = [.95*focus, focus, 1.05*focus]
     round_one, *_ = sectors.best(near, [0.], [0.])
     left, _, A1, direction = sectors.best(near, A1s=A1S, turns=np.arange(0., 180., 15.))
-    if round_one < ROUNDER*left: return 0., math.nan
+    if round_one < ROUNDER*left:
+        return 0., math.nan
     return A1, direction
 
 def _astigmatic_focus(spectrum, edges, energy, C3):
@@ -223,7 +245,8 @@ def _astigmatic_focus(spectrum, edges, energy, C3):
     around = [a for a in A1S if abs(a - A1) <= 50]
     left, focus, A1, direction = sectors.best(near, around, direction + np.array([-15., 0., 15.]))
     told = sectors.rings.left()/left
-    if told < TOLD or A1 == 0: return Focus(told=told, reason='the rings do not stand out')
+    if told < TOLD or A1 == 0:
+        return Focus(told=told, reason='the rings do not stand out')
     explains = [f for f in near if sectors.at(f, A1, direction) <= WITHIN*left]
     return Focus(focus, .97*min(explains), 1.03*max(explains), A1, direction % 180, told)
 
@@ -242,7 +265,9 @@ def film_signal(
     total = float(spectrum.power.mean())
     few = (at >= SLOPE[0]) & (at <= SLOPE[1])
     slope = np.polyfit(np.log(at[few]), np.log(power[few]), 1)[0] if few.sum() > 3 else math.nan
-    return max(total/floor - 1, 0.), float(1/(floor*pixel**2)), float(slope)
+    signal = max(total/floor - 1, 0.)
+    electrons = 1/(floor*pixel**2)
+    return signal, float(electrons), float(slope)
 
 # %% ../../nbs/micrographs/04_estimates.ipynb #1fc5649e
 @dataclass(frozen=True)
@@ -257,12 +282,14 @@ class Estimates:
     reason:str=''               # Why nothing is known of the film
 
     def __str__(self):
-        if self.reason: return f'pixel {self.pixel/10:.3g} nm; of the film nothing can be known: {self.reason}'
+        if self.reason:
+            return f'pixel {self.pixel/10:.3g} nm; of the film nothing can be known: {self.reason}'
         return f'pixel {self.pixel/10:.3g} nm; {self.focus}; signal over noise {self.signal:.2g}'
 
 def _contrast(values, labels, film):
     particles = labels > 0
-    if not particles.any() or not film.any(): return math.nan
+    if not particles.any() or not film.any():
+        return math.nan
     spread = values[film].std()
     return float((values[film].mean() - values[particles].mean())/spread) if spread else math.nan
 

@@ -131,7 +131,9 @@ def equivalent_dose(
 
 def _focus_range(focus):
     "Around what the rings say, under focus"
-    return ['uniform', -round(1.15*focus.high), -round(.85*focus.low)]
+    farthest = -round(1.15*focus.high)
+    nearest = -round(.85*focus.low)
+    return ['uniform', farthest, nearest]
 
 def cover_section(
     record:dict,         # Of the network
