@@ -91,6 +91,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'hrtem_seg.core.plots.show_labels': ('core/plots.html#show_labels', 'hrtem_seg/core/plots.py'),
                                       'hrtem_seg.core.plots.show_mask': ('core/plots.html#show_mask', 'hrtem_seg/core/plots.py')},
             'hrtem_seg.core.records': { 'hrtem_seg.core.records._version': ('core/records.html#_version', 'hrtem_seg/core/records.py'),
+                                        'hrtem_seg.core.records.add_up': ('core/records.html#add_up', 'hrtem_seg/core/records.py'),
                                         'hrtem_seg.core.records.checksum': ('core/records.html#checksum', 'hrtem_seg/core/records.py'),
                                         'hrtem_seg.core.records.content_hash': ( 'core/records.html#content_hash',
                                                                                  'hrtem_seg/core/records.py'),

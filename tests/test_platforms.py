@@ -18,6 +18,7 @@ def guarded(name, globals=None, *rest, **kwargs):
 builtins.__import__ = guarded
 for name in ('fork', 'forkpty', 'setsid', 'killpg', 'sched_getaffinity', 'mkfifo'):   # who has getuid asks for it at import
     if hasattr(os, name): delattr(os, name)
+if hasattr(os, 'process_cpu_count'): os.process_cpu_count = os.cpu_count   # as where there is no sched_getaffinity
 for name in ('SIGKILL', 'SIGALRM', 'SIGUSR1', 'alarm', 'setitimer'):
     if hasattr(signal, name): delattr(signal, name)
 '''

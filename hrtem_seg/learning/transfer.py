@@ -45,10 +45,11 @@ def replicates(
     if not seeds: raise ValueError(f'{seeds=}: expected at least one')
     workers = 0 if scheduler is None else None
     with cluster(client, scheduler, workers) as start:
-        return _each_seed(seeds, dict(settings, network=network, train=train, valid=valid), start(), out)
+        known = dict(settings, network=network, train=train, valid=valid)
+        return _each_seed(seeds, known, start(), out, staying=scheduler is None)
 
-def _each_seed(seeds, settings, client, out):
-    if client is not None:   # once a worker, not a run
+def _each_seed(seeds, settings, client, out, staying):
+    if client is not None and staying:   # once a worker, not a run; workers that come and go would take it with them
         sets = client.scatter([settings['train'], settings['valid']], broadcast=True)
         settings = settings | dict(zip(('train', 'valid'), sets))
     jobs = []

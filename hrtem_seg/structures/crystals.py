@@ -24,7 +24,7 @@ from ase.neighborlist import neighbor_list
 from ase.spacegroup import crystal as _ase_crystal
 from scipy.spatial import cKDTree
 from ..core.checks import check_in, check_range
-from ..core.records import content_hash
+from ..core.records import add_up, content_hash
 
 # %% ../../nbs/structures/00_crystals.ipynb #2fdca6e1
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def alloy_shares(
     shares = {symbol: float(share) for symbol, share in parts}
     metals = [m for m, lattice in LATTICES.items() if lattice.prototype == 'fcc']
     for symbol in shares: check_in(metals, **{f'material={name!r}: metal': symbol})
-    total = sum(shares.values())
+    total = add_up(shares.values())
     if len(parts) != len(shares) or abs(total - 1) > 1e-6:
         raise ValueError(f'material={name!r}: expected the shares of different metals, which add up to one and not to '
                          f'{total:g}')
@@ -201,7 +201,7 @@ def _formula(occupancies):
     if max(off) < 1e-6:
         lowest, _ = Formula.from_dict(whole).reduce()
         return lowest.format('metal')
-    total = sum(count.values())
+    total = add_up(count.values())
     return ''.join(f'{symbol}{n/total:.3g}' for symbol, n in count.items())
 
 # %% ../../nbs/structures/00_crystals.ipynb #91d907cc
@@ -529,7 +529,7 @@ def _check_four(given, numbers, cell, what):
     a, b, _, *angles = cell.cell.cellpar()
     if not (_alike([a, b]) and _alike([angles[2], 120])):
         raise ValueError(f'{given!r}: four indices count in hexagonal axes; expected three for this {what}')
-    if abs(sum(numbers[:3])) > 1e-9:
+    if abs(add_up(numbers[:3])) > 1e-9:
         raise ValueError(f'{given!r}: the first three of four indices add up to zero')
 
 # %% ../../nbs/structures/00_crystals.ipynb #80942ef5
@@ -560,7 +560,7 @@ def direction_indices(
 def _unit(v):
     "The vector of length one, as plain numbers"
     numbers = [float(x) for x in v]
-    length = math.sqrt(sum(x*x for x in numbers))
+    length = math.sqrt(add_up(x*x for x in numbers))
     if not 0 < length < math.inf:
         raise ValueError(f'{numbers!r} has no direction')
     return [x/length for x in numbers]
@@ -614,7 +614,7 @@ def _shortest(u, v):
     "The quaternion that rotates direction `u` to direction `v`"
     u = _unit(u)
     v = _unit(v)
-    dot = sum(a*b for a, b in zip(u, v))
+    dot = add_up(a*b for a, b in zip(u, v))
     if dot < -1 + 1e-12:   # opposite: half a turn about any axis across
         across = [1, 0, 0] if abs(u[0]) < .9 else [0, 1, 0]
         return _about(np.cross(u, across), math.pi)

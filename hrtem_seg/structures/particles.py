@@ -18,7 +18,7 @@ from ase.data import atomic_numbers
 from numba import njit
 from scipy.spatial import ConvexHull, cKDTree
 from ..core.checks import check_in, check_range
-from ..core.records import rng_for
+from ..core.records import add_up, rng_for
 from .crystals import as_record, crystal, draw_orientation, project, rotate, rotation_matrix, shells
 from .shapes import bound, draw, resolve, signed_distance
 
@@ -550,13 +550,13 @@ def _spread(rng, widths, lo, hi, apart):
     free = np.sort(chosen) - np.arange(n)
     first = []
     for i, skipped in enumerate(free):
-        before = sum(widths[:i]) + i*apart
+        before = add_up(widths[:i]) + i*apart
         first.append(int(lo + skipped + before))
     return first
 
 def _room(widths, apart):
     "Layers from the first fault's first to the last one's last"
-    return sum(widths) + (len(widths) - 1)*apart
+    return add_up(widths) + (len(widths) - 1)*apart
 
 def _allowed(particle, min_share):
     "First and last layer that a fault may take, from the fault-free particle's layers"

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 from ..core.checks import check_in, check_range
+from ..core.records import add_up
 from .crystals import as_record, crystal, holds_crystal, plane_indices, project, symmetry
 
 # %% ../../nbs/structures/01_shapes.ipynb #6312ae06
@@ -97,7 +98,7 @@ def _unit_axis(axis, name='axis'):
     try: given = np.asarray(axis, float)
     except (TypeError, ValueError): given = np.zeros(0)
     squares = [float(x)**2 for x in given.ravel()]
-    length = math.sqrt(sum(squares))
+    length = math.sqrt(add_up(squares))
     if given.shape != (3,) or not 0 < length < math.inf:
         raise ValueError(f'{name}={axis!r}: expected a direction, for instance (0, 0, 1)')
     return given/length
@@ -158,7 +159,7 @@ def halfspaces(
     out = np.full(len(pos), -np.inf)
     for normal, distance in zip(normals, distances):
         check_range(-1e5, 1e5, distances=distance)
-        length = math.sqrt(sum(float(x)**2 for x in normal))
+        length = math.sqrt(add_up(float(x)**2 for x in normal))
         if not 0 < length < math.inf:
             raise ValueError(f'normals: {normal!r} has no direction')
         height = project(pos, normal)/length

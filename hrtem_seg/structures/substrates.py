@@ -21,6 +21,7 @@ from ase.data import atomic_masses, atomic_numbers
 from numba import njit
 from scipy.spatial import cKDTree
 from ..core.checks import check_in, check_range
+from ..core.records import add_up
 from .crystals import crystal, rotation_matrix
 
 # %% ../../nbs/structures/03_substrates.ipynb #23394213
@@ -31,8 +32,8 @@ def atoms_per_volume(
     "Number density of an amorphous solid"
     formula = formula or {'C': 1}
     masses = [n*atomic_masses[atomic_numbers[symbol]] for symbol, n in formula.items()]
-    atoms = sum(formula.values())
-    mean_mass = sum(masses)/atoms
+    atoms = add_up(formula.values())
+    mean_mass = add_up(masses)/atoms
     return density/mean_mass*1e-24*units._Nav
 
 def density_of(
@@ -412,7 +413,7 @@ def melt_quench(
     "An amorphous solid from the melt"
     check_in(SOLIDS, solid=solid)
     s = SOLIDS[solid]
-    units_of_formula = sum(s.formula.values())
+    units_of_formula = add_up(s.formula.values())
     per_volume = atoms_per_volume(density or s.density, s.formula)
     pos = random_addition(size, per_volume, s.min_distance, seed)
     pos = pos[:len(pos)//units_of_formula*units_of_formula]

@@ -13,6 +13,7 @@ from itertools import pairwise, product
 import numba, numpy as np, torch
 from ..core.devices import is_native
 from ..core.fourier import fft2, freqs, ifft2
+from ..core.records import add_up
 from ..core.units import interaction, wavelength
 from .potentials import depth_factor, on_device
 
@@ -118,7 +119,7 @@ class Wave:
         plane = np.outer(*map(_carrier, tilt, shape))
         self.psi = torch.as_tensor(plane, dtype=dtype, device=device)
         q2 = [(t/(n*pixel))**2 for t, n in zip(tilt, shape)]
-        self.flat = float(sum(q2))   # q² of a wave that is still plane
+        self.flat = float(add_up(q2))   # q² of a wave that is still plane
 
     def copy(self):
         new = object.__new__(Wave)
