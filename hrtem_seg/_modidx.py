@@ -2841,7 +2841,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'hrtem_seg/segmentation/tiles.py'),
                                               'hrtem_seg.segmentation.tiles._Alive.__init__': ( 'segmentation/tiles.html#_alive.__init__',
                                                                                                 'hrtem_seg/segmentation/tiles.py'),
-                                              'hrtem_seg.segmentation.tiles._Alive.__torch_dispatch__': ( 'segmentation/tiles.html#_alive.__torch_dispatch__',
+                                              'hrtem_seg.segmentation.tiles._Alive.__torch_function__': ( 'segmentation/tiles.html#_alive.__torch_function__',
                                                                                                           'hrtem_seg/segmentation/tiles.py'),
                                               'hrtem_seg.segmentation.tiles._Alive._count': ( 'segmentation/tiles.html#_alive._count',
                                                                                               'hrtem_seg/segmentation/tiles.py'),

@@ -10,7 +10,7 @@ import copy, weakref
 import numpy as np, torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from ..core.checks import check_range
 from ..core.units import in_bytes
 from ..learning.networks import halo
@@ -19,7 +19,7 @@ from ..learning.prediction import predict
 # %% ../../nbs/segmentation/01_tiles.ipynb #b4aa5a2d
 ROOM = 1.25   # Times what the layers hold, for what convolutions take beside
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchFunctionMode):
     "The most bytes of tensors that exist at the same time"
     def __init__(self):
         super().__init__()
@@ -42,7 +42,7 @@ class _Alive(TorchDispatchMode):
         self.users[place] = users + 1
         weakref.finalize(tensor, self._gone, place, size)
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
         given = function(*args, **(kwargs or {}))
         for tensor in given if isinstance(given, (tuple, list)) else [given]:
             if isinstance(tensor, torch.Tensor):
