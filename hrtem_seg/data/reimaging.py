@@ -56,7 +56,7 @@ class Redraw:
         self.settings = asked
         self.made = replace(made, labels=(), pixel=pixel or made.pixel, mask=mask or made.mask)
         self.side = crop//binning   # of an image, pixels
-        self.sampling = binning*self.made.pixel   # Å a pixel of the image
+        self.sampling = binning*(self.made.pixel or _pixel_of(stack, made))   # Å a pixel of the image
         self.path = Path(path)
         self.stack = stack
         self.device = device
@@ -107,6 +107,12 @@ def _made(asked, how):
     images = [counts.values for _, counts, _ in taken]
     masks = [labels['mask'].values for _, _, labels in taken]
     return np.stack(images).astype('f4'), np.stack(masks).astype(bool)
+
+def _pixel_of(stack, made):
+    "Of the camera, Å, where the stack names none: that of its images, before pixels are summed"
+    summed = (made.camera or {}).get('binning', 1)
+    first, second = stack.y.values[:2]
+    return float(second - first)/summed
 
 def _check_pixel(pixel, made):
     if made.sampling == 'wave':

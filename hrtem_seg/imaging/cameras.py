@@ -51,16 +51,21 @@ def expose(
     return intensity.copy(data=counts).rename('counts').assign_attrs(units='electrons', dose=float(dose))
 
 # %% ../../nbs/imaging/03_cameras.ipynb #606c8ba3
-def response(
-    table,       # Values at equal steps from zero frequency to that of Nyquist
-    shape:tuple, # (ny, nx) pixels
-)->np.ndarray: # (ny, nx//2 + 1), for a real transform; held constant beyond Nyquist
-    "A measured curve on an image's Fourier grid"
+def _curve(table):
+    "Measured values as an array; what is no such curve is refused"
     wrong = ValueError(f'{table!r}: expected values above 0 and at most 1, from zero frequency to Nyquist')
     try: values = np.asarray(table, float)
     except (TypeError, ValueError): raise wrong from None
     if values.ndim != 1 or len(values) < 2: raise wrong
     if not (values > 0).all() or values.max() > 1: raise wrong
+    return values
+
+def response(
+    table,       # Values at equal steps from zero frequency to that of Nyquist
+    shape:tuple, # (ny, nx) pixels
+)->np.ndarray: # (ny, nx//2 + 1), for a real transform; held constant beyond Nyquist
+    "A measured curve on an image's Fourier grid"
+    values = _curve(table)
     qy, qx = _half(shape, .5)  # in units of Nyquist
     asked = np.hypot(qy, qx)
     known = np.linspace(0, 1, len(values))
@@ -98,9 +103,8 @@ def _filters(mtf, dqe, shape, integrated):
     return before, after, d0
 
 def _hashable(table):
-    "Measured values as tuples, by which filters are kept"
-    if isinstance(table, np.ndarray): table = table.tolist()
-    return tuple(map(_hashable, table)) if isinstance(table, (list, tuple)) else table
+    "Measured values as a tuple, by which filters are kept"
+    return None if table is None else tuple(_curve(table).tolist())
 
 def _count(mean, rng, mtf, dqe, integrated=False):
     "Electrons per pixel of a camera with this MTF and DQE; each (image, filter) that it yields is sent back filtered"
