@@ -140,6 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'hrtem_seg.core.work._in_queue': ('core/work.html#_in_queue', 'hrtem_seg/core/work.py'),
                                      'hrtem_seg.core.work._job_script_lines': ( 'core/work.html#_job_script_lines',
                                                                                 'hrtem_seg/core/work.py'),
+                                     'hrtem_seg.core.work._outcome': ('core/work.html#_outcome', 'hrtem_seg/core/work.py'),
                                      'hrtem_seg.core.work._replace_lost': ('core/work.html#_replace_lost', 'hrtem_seg/core/work.py'),
                                      'hrtem_seg.core.work._retirement': ('core/work.html#_retirement', 'hrtem_seg/core/work.py'),
                                      'hrtem_seg.core.work._scaling': ('core/work.html#_scaling', 'hrtem_seg/core/work.py'),

@@ -350,6 +350,14 @@ def _here(function, jobs):
 SCHEDULER_LOST = ('the scheduler of the workers does not answer any more. What is finished is kept, and the same call '
                   'goes on from there once there is one')
 
+def _outcome(future):
+    "(result, error) of a future that has ended"
+    if future.cancelled(): raise RuntimeError(SCHEDULER_LOST)
+    try:
+        error = future.exception()
+        return None if error else future.result(), error
+    except OSError: raise RuntimeError(SCHEDULER_LOST) from None   # a result that cannot be fetched any more
+
 def _by_workers(function, jobs, client, patience):
     from distributed import as_completed
     waiting = {client.submit(function, job, pure=False): job for job in jobs}
@@ -358,10 +366,8 @@ def _by_workers(function, jobs, client, patience):
     try:
         while waiting:
             for future in completed.next_batch(block=False):
-                if future.cancelled(): raise RuntimeError(SCHEDULER_LOST)
-                job = waiting.pop(future)
-                error = future.exception()
-                yield job, None if error else future.result(), error
+                result, error = _outcome(future)
+                yield waiting.pop(future), result, error
             watch()
             time.sleep(.02)
     finally:
