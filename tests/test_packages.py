@@ -1,11 +1,11 @@
 "What a network has to say and do outside this project"
-import hashlib, json, zipfile
+import hashlib, json, shutil, zipfile
 from io import BytesIO
 from pathlib import Path
 import numpy as np, pytest, torch, yaml
 import hrtem_seg
 from hrtem_seg.cli import main
-from hrtem_seg.learning.kept import load_network, save_network
+from hrtem_seg.learning.kept import lineage, load_network, save_network
 from hrtem_seg.learning.networks import build
 from hrtem_seg.learning.packages import check_package, export_bioimageio, model_card, run_package, torchscript, write_card
 from hrtem_seg.learning.prediction import predict, standardise
@@ -152,3 +152,9 @@ def test_on_the_command_line(package, tmp_path, capsys):
     assert b'Misses 2 nm gold.' in files['README.md'] and b'Ada Lovelace' in files['rdf.yaml']
     assert main(argv) == 2 and 'already' in capsys.readouterr().err
     assert main(['export', str(tmp_path), str(tmp_path/'b.zip')]) == 2 and not (tmp_path/'b.zip').exists()
+
+def test_the_shipped_network_knows_its_parent_wherever_it_lies(tmp_path):
+    copy = shutil.copytree(shipped_network(), tmp_path/'elsewhere')
+    first, last = lineage(copy)
+    assert last['parent']['run'] == first['run'] and not first.get('missing')
+    assert not Path(last['parent']['folder']).is_absolute()

@@ -166,6 +166,8 @@ def lineage(
     if not parent: return [record]
     where, run = parent.get('folder'), parent.get('run')
     lost = dict(run=run, folder=where, missing=True)
+    beside = Path(folder)/(where or '')   # a record that travels with its child
+    where = beside if where and (beside/'record.json').exists() else where
     if not where or not (Path(where)/'record.json').exists(): return [lost, record]
     older = lineage(where)
     if older[-1].get('run') != run: older = [lost]   # another network lies there now
