@@ -41,7 +41,7 @@ def _over_frames(a):
     if a.ndim == 2:
         a = a[None]
     finite = np.isfinite(a).all(0)
-    return dask.compute(finite, a.min(0), a.max(0), scheduler='threads')
+    return dask.compute(finite, a.min(0), a.max(0), scheduler='synchronous')   # warnings get lost between threads
 
 def _known(finite, valid):
     "Where every frame has a number and the caller knows no better, (y, x)"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-import dask, numpy as np, xarray as xr
+import dask, dask.array, numpy as np, xarray as xr
 from ..core.checks import check_range
 from .micrograph import LEAST_SIDE, micrograph
 
