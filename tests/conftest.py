@@ -19,3 +19,12 @@ def tiny_study(tmp_path_factory):
     done = run_cli('study', 'dose', '--size', 'tiny', '--out', out)
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(out=out, folder=out/'dose-tiny', said=done.stdout, result=json.loads((out/'dose-tiny/result.json').read_text()))
+
+@pytest.fixture
+def one_thread():
+    "Torch on one thread, so that sums have one order"
+    import torch
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)

@@ -17,12 +17,7 @@ from hrtem_seg.waves.multislice import exit_wave, exit_waves, one_structure, wav
 TINY = dict(n_structures=5, seed=3, scene=dict(cell=(25.6, 25.6), radius=('uniform', 4., 6.), thickness=6.),
             wave=dict(pixel=.3, q_max=.8), pixel=.5, doses=[300.], crop=32, workers=0, progress=False)
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 def slab(seed, thickness, numbers=(6, 79), edge=25.6):
     "Atoms at random in a thin box, the heavy ones in a particle"

@@ -23,12 +23,7 @@ SMALL = {'name': 'UNet', 'filters': [4, 8], 'bottleneck': 8}
 often = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 seldom = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 def toy(n, seed, side=32, noise=.3):
     "Discs in noise"

@@ -42,7 +42,7 @@ def test_spots_take_no_particle_with_them(network, field, value, n):
     assert count(found) == 3 and dice(found.mask.values, field[1]) > .93
 
 def test_steep_sides_come_out_at_most_two_angstroms_too_large(network, field):
-    "Particles that networks are trained on get thin towards their edge, and the model card says what that costs"
+    "The model card says so; facets in the training set have not changed it"
     noise = 14*np.random.default_rng(0).standard_normal(field[1].shape)
     found = segment(micrograph((210 - 40*field[1] + noise).astype('f4'), PIXEL), network, smallest=SMALLEST)
     too_large = 10*measure_particles(found.labels, PIXEL, SMALLEST, valid=found.valid).diameter_nm - 58*PIXEL

@@ -112,7 +112,8 @@ def amend_record(
     fixed = ('kind', 'format', 'architecture', 'weights', 'run', 'settings', 'data')
     for name in more:
         if name in fixed: raise ValueError(f'{name}={more[name]!r}: what the record says of {name} stays as it is')
-        if name in record and not replace: raise ValueError(f'the record of {folder} says its {name}: pass replace=True')
+        if name in record and not replace:
+            raise ValueError(f'the record of {folder} says its {name}: pass replace=True')
     record = {**record, **plain(more)}
     write_json(Path(folder)/'record.json', record)
     return record

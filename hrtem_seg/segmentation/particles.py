@@ -179,7 +179,8 @@ def half_contrast(
     labels = np.asarray(labels)
     values = np.asarray(image, dtype=np.float32)
     if values.ndim != 2 or values.shape != labels.shape:
-        raise ValueError(f'an image of shape {values.shape} and labels of shape {labels.shape}: expected one shape (y, x)')
+        raise ValueError(f'an image of shape {values.shape} and labels of shape {labels.shape}: '
+                         'expected one shape (y, x)')
     if labels.dtype == bool:
         labels = label(labels)
     known = np.ones(labels.shape, bool) if valid is None else np.asarray(valid)

@@ -330,7 +330,7 @@ def _check_drawing(rng, cell, separation, vacuum, gap, placement, overlap, max_s
 def draw_scene(
     rng:np.random.Generator,
     *,
-    n_particles=1,       # Particles in the field
+    n_particles=1,       # Particles in the field; without a film at least one
     substrate='quenched_carbon', # Kind in `SUBSTRATES`, or {'kind': ..., parameters}
     thickness=20.,       # Of the substrate, Å
     cell=(100., 100.),   # (lx, ly) Å, periodic
