@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORKER_MEMORY', 'GUARD', 'KEEP_MEMORY', 'SYSTEMS', 'PATIENT', 'SCHEDULER_LOST', 'cores', 'machine', 'memory_limit',
-           'fitting_workers', 'check_guard', 'local_client', 'Batch', 'batch_client', 'cluster', 'Watch', 'Interrupts',
-           'each_done', 'reason', 'raise_failed', 'TimeLeft', 'progress']
+           'fitting_workers', 'check_guard', 'local_client', 'Batch', 'cluster', 'Watch', 'Interrupts', 'each_done',
+           'reason', 'raise_failed', 'TimeLeft', 'progress']
 
 # %% ../../nbs/core/05_work.ipynb #38ebc1b1
 import logging, math, os, platform, re, shutil, signal, sys, threading, time, warnings
@@ -171,6 +171,11 @@ def _job_script_lines(batch):
         keep.append(f'export DASK_{variable}={value}')
     return [*batch.setup, *keep]
 
+def _directives(batch):
+    "Lines for the batch system; without a folder for them, it keeps nothing of what jobs say"
+    silent = () if batch.logs else ('--output=/dev/null', '--error=/dev/null')
+    return [*silent, *batch.options]
+
 def _retirement(batch):
     "Options of workers that leave before their job is ended"
     life = int(.9*batch.seconds)
@@ -201,7 +206,7 @@ def _scaling():
             await super().adapt()
     return Replacing
 
-def batch_client(
+def _batch_client(
     batch:Batch,
     every:float=5., # s between two looks at the queue
 ):
@@ -216,7 +221,7 @@ def batch_client(
     from distributed import Client
     asked = dict(queue=batch.queue, account=batch.account, cores=batch.cores, processes=batch.cores,
                  memory=batch.memory, walltime=batch.walltime, local_directory=batch.scratch, log_directory=batch.logs,
-                 interface=batch.interface, job_extra_directives=list(batch.options))
+                 interface=batch.interface, job_extra_directives=_directives(batch))
     how = dict(job_script_prologue=_job_script_lines(batch), worker_extra_args=_retirement(batch),
                python=sys.executable, job_name='hrtem-seg', silence_logs=logging.CRITICAL,
                scheduler_options={'dashboard_address': ':0'})
@@ -250,7 +255,7 @@ def cluster(
     batch = Batch.from_record(scheduler) if isinstance(scheduler, dict) else None
     with ExitStack() as started:
         def start():
-            new = batch_client(batch) if batch else local_client(workers, memory)
+            new = _batch_client(batch) if batch else local_client(workers, memory)
             started.enter_context(new.cluster)
             return started.enter_context(new)
         if scheduler is not None and not batch:
