@@ -91,12 +91,16 @@ def test_the_study_networks_have_the_sizes_that_their_layers_say():
     z = big(torch.randn(2, 1, 64, 96)); F.cross_entropy(z, torch.randint(0, 2, (2, 64, 96))).backward()
     assert z.shape == (2, 2, 64, 96) and all(p.grad.abs().sum() > 0 for p in big.parameters())
 
-def test_bfloat16_is_chosen_where_there_are_matrix_units(monkeypatch):
-    for amx, kind in ((True, 'bfloat16'), (False, 'float32')):
+def test_bfloat16_is_chosen_where_it_is_faster(monkeypatch):
+    from hrtem_seg.learning import prediction
+    for amx, vector, amd, kind in ((True, True, False, 'bfloat16'), (False, True, False, 'float32'),
+                                   (False, True, True, 'bfloat16'), (False, False, True, 'float32')):
         monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: amx, raising=False)
+        monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: vector, raising=False)
+        monkeypatch.setattr(prediction, '_made_by_amd', lambda: amd)
         assert choose_precision('auto', 'cpu') == kind
         assert choose_precision('float32', 'cpu') == 'float32' and choose_precision('bfloat16', 'cpu') == 'bfloat16'
-    monkeypatch.delattr(torch.cpu, '_is_amx_tile_supported')
+    for name in ('amx_tile', 'avx512_bf16'): monkeypatch.delattr(torch.cpu, f'_is_{name}_supported')
     assert choose_precision('auto', 'cpu') == 'float32'
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True); assert choose_precision('auto', 'cuda') == 'bfloat16'
 

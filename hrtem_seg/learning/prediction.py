@@ -7,7 +7,10 @@ __all__ = ['STANDARDISATIONS', 'FAR', 'SPECK', 'choose_precision', 'autocast', '
            'padded_forward', 'multiple_of', 'predict']
 
 # %% ../../nbs/learning/01_prediction.ipynb #d0cc264a
+import platform
 from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
 import numpy as np, torch
 from scipy import ndimage
 from torch import nn
@@ -15,10 +18,22 @@ from ..core.checks import check_in, check_range
 from ..core.devices import as_device, default_device
 
 # %% ../../nbs/learning/01_prediction.ipynb #7f32fed7
+def _cpu_has(feature):
+    "Whether torch finds it in this CPU; it has no public name for that"
+    asked = getattr(torch.cpu, f'_is_{feature}_supported', None)
+    return asked is not None and asked()
+
+@cache
+def _made_by_amd():
+    known = Path('/proc/cpuinfo')   # Linux says it here only
+    words = known.read_text() if known.is_file() else platform.processor()
+    return 'AuthenticAMD' in words
+
 def _has_bfloat16(device):
+    "Whether convolutions are faster in it"
     if device.type == 'cuda': return torch.cuda.is_bf16_supported()
-    amx = getattr(torch.cpu, '_is_amx_tile_supported', None)   # not a public name
-    return device.type == 'cpu' and amx is not None and amx()
+    if device.type != 'cpu': return False
+    return _cpu_has('amx_tile') or (_cpu_has('avx512_bf16') and _made_by_amd())
 
 def choose_precision(
     precision:str='auto', # 'auto', 'bfloat16' or 'float32'
