@@ -7,7 +7,7 @@ from torch import nn
 from hrtem_seg.learning import training, transfer as runs_of
 from hrtem_seg.learning.benchmarks import Benchmarks, collapsed, deviation, matrix, scores
 from hrtem_seg.learning.metrics import METRICS, dice
-from hrtem_seg.learning.networks import ResNetUNet, UNet, build, receptive_field
+from hrtem_seg.learning.networks import NORMS, ResNetUNet, UNet, build, receptive_field
 from hrtem_seg.learning.prediction import choose_precision, predict, standardise
 from hrtem_seg.learning.kept import lineage, load_network, load_published, save_network
 from hrtem_seg.learning.samples import Batches, Samples
@@ -112,6 +112,11 @@ def test_a_run_repeats_to_the_bit(stacks):
     assert same(a.network, b.network) and a.history.equals(b.history) and a.record['run'] == b.record['run']
     other = fit(SMALL, train, valid, epochs=2, seed=1)
     assert not same(a.network, other.network) and other.record['run'] != a.record['run']
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_every_norm_trains(stacks, norm):
+    trained = fit({**SMALL, 'norm': norm}, *stacks[:2], epochs=1)
+    assert np.isfinite(trained.history.value.dropna()).all()
 
 def test_training_leaves_the_callers_randomness_alone(stacks):
     torch.manual_seed(3); before = torch.rand(4)

@@ -398,7 +398,7 @@ def as_network(
 # %% ../../nbs/learning/07_training.ipynb #5b147fe1
 def _check_output(network):
     "Refuse a network that does not turn one channel into two logits per pixel"
-    side = multiple_of(network)
+    side = 2*multiple_of(network)   # an instance norm needs more than one value of each channel
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     example = torch.zeros(1, 1, side, side, device=next(network.parameters()).device)
