@@ -32,6 +32,16 @@ def lab(project, tmp_path_factory):
         server.terminate()
         server.wait(60)
 
+def run_first_cell(page):
+    "Press the keys until the cell has a number or waits for one: Lab forgets keys that come before it is ready"
+    prompt = page.locator('.jp-Cell .jp-InputPrompt').first
+    end = time.monotonic() + PATIENCE
+    while prompt.text_content().strip() in ('', '[ ]:'):
+        assert time.monotonic() < end, 'the cell does not run'
+        page.locator('.jp-Cell .cm-content').first.click()
+        page.keyboard.press('Shift+Enter')
+        time.sleep(2)
+
 @pytest.fixture(scope='module')
 def page(lab):
     sync = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install playwright')
@@ -42,8 +52,7 @@ def page(lab):
         page = opened.new_page(viewport=dict(width=1400, height=1000))
         page.set_default_timeout(1000*PATIENCE)
         page.goto(f'{lab}/tree/page.ipynb')
-        page.locator('.jp-Cell .cm-content').first.click()
-        page.keyboard.press('Shift+Enter')
+        run_first_cell(page)
         page.locator('select').first.wait_for()
         yield page
         opened.close()
