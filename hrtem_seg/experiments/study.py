@@ -56,24 +56,26 @@ class Study:
 def each_replicate(self:Study,
     make,           # Takes settings of `generate`, gives {name: source}
     base:dict=None, # None for the study's own
+    once:bool=False,# The same for all, even where their structures are drawn anew
 )->list: # {name: source} of each replicate
     "Have the sources of each replicate made"
     base = self.base if base is None else base
-    anew = self.replicates if self.drawn else 1
+    drawn = self.drawn and not once
     made = []
-    for r in range(anew):
+    for r in range(self.replicates if drawn else 1):
         seed = base['seed'] + 10_000*r
         made.append(make({**base, 'seed': seed}))
-    return made if self.drawn else made*self.replicates
+    return made if drawn else made*self.replicates
 
 @patch
 def stacks(self:Study,
     changes:dict,    # {name of the condition: what it changes in the base}
     base:dict=None,  # None for the study's own
+    once:bool=False, # The same for all replicates
 )->list: # {name: source} of each replicate
     "A stack for each condition"
     def make(settings): return conditions.stacks(self.tasks, settings, changes)
-    return self.each_replicate(make, base)
+    return self.each_replicate(make, base, once)
 
 @patch
 def dose_stacks(self:Study,
@@ -90,6 +92,7 @@ def session_stacks(self:Study,
     structures:dict,  # {name of a session: how many}
     prepare:dict,     # Cleaning of their images, as for `prepare`
     trained=(),       # The sessions that are trained on too; of the others half are for the curves, half to test
+    once:bool=False,  # The same images for all replicates, as a microscope's session is
 )->list: # {name: source} of each replicate
     "Surrogate sessions, of structures that nothing else is made of"
     halves = {'valid': .5, 'test': .5}
@@ -98,7 +101,7 @@ def session_stacks(self:Study,
         splits = self.base['splits'] if name in trained else halves
         few = dict(n_structures=n, splits=splits, seed=self.seed + 1000)
         session = session_settings(self.base, name)
-        made = self.stacks({name: {}}, combine(session, few))
+        made = self.stacks({name: {}}, combine(session, few), once)
         for sources, one in zip(found, made):
             sources[name] = {**one[name], 'prepare': prepare}
     return found
