@@ -765,6 +765,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'hrtem_seg/experiments/results.py'),
                                                'hrtem_seg.experiments.results.transfer_matrices': ( 'experiments/results.html#transfer_matrices',
                                                                                                     'hrtem_seg/experiments/results.py'),
+                                               'hrtem_seg.experiments.results.without_collapsed': ( 'experiments/results.html#without_collapsed',
+                                                                                                    'hrtem_seg/experiments/results.py'),
                                                'hrtem_seg.experiments.results.worst_case': ( 'experiments/results.html#worst_case',
                                                                                              'hrtem_seg/experiments/results.py')},
             'hrtem_seg.experiments.runner': { 'hrtem_seg.experiments.runner._execute': ( 'experiments/runner.html#_execute',

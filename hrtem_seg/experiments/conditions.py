@@ -127,14 +127,16 @@ def stack_cost(
     slices = (film + particle)/wave.get('slice_thickness', 2.)
     phonons = max(1, wave.get('phonons', 0))
     field = area/pixel**2
-    multislice = structures*slices*phonons*area/wave_pixel**2
+    grid = area/wave_pixel**2
+    multislice = structures*slices*phonons*grid
     kept = structures*field*phonons
     if source or not settings.get('keep', 'half'): kept = 0
-    if source: multislice = 0
+    around = structures*grid   # atoms, label, the focus of least contrast, writing
+    if source: multislice = around = 0
     images = structures*settings.get('images_per_structure', 1)*len(settings.get('doses', [0]))
     crop = settings.get('crop')
     stored = crop**2 if crop else field
-    seconds = 4e-8*multislice + 3.5e-7*images*field
+    seconds = 4e-8*multislice + 1e-6*around + 7e-7*images*field
     size = 1.3*images*stored + 5.5*kept
     return seconds, size
 

@@ -7,7 +7,7 @@ __all__ = ['NAMES', 'SCORED', 'SCORE_NAMES', 'score_table', 'history_table', 'by
            'transfer_matrices', 'score_array', 'matrix_record', 'off_diagonal', 'mean_off', 'diagonal', 'worst_case',
            'draw_matrices', 'tidy_matrices', 'changes', 'change_at', 'spread_colors', 'legend_beside', 'draw_epochs',
            'draw_dynamics', 'draw_points', 'draw_distributions', 'draw_before_after', 'draw_curves', 'draw_deviations',
-           'draw_effects', 'draw_changes', 'collapsed_networks']
+           'draw_effects', 'draw_changes', 'collapsed_networks', 'without_collapsed']
 
 # %% ../../nbs/experiments/03_results.ipynb #82895b09
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, xarray as xr
@@ -493,3 +493,17 @@ def collapsed_networks(
     called = table.collapsed.fillna('')
     lost = table[called != ''].drop(columns=about_tests, errors='ignore')
     return lost.drop_duplicates(ignore_index=True)
+
+# %% ../../nbs/experiments/03_results.ipynb #026b3c0b
+def without_collapsed(
+    table:pd.DataFrame, # As `score_table` gives it
+    train:str,          # The network that the others are held beside
+)->pd.DataFrame: # The same rows, but for these replicates; all rows where it learnt nothing in any
+    "The replicates in which a network has learnt something"
+    collapsed = collapsed_networks(table)
+    lost = collapsed.replicate[collapsed.train == train]
+    rest = table[~table.replicate.isin(lost)]
+    if rest.empty: return table
+    for replicate in sorted(set(lost)):
+        print(f'left out, as the network of {train} has learnt nothing there: replicate {replicate}')
+    return rest
