@@ -31,6 +31,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'hrtem_seg.cli._info_text': ('cli/cli.html#_info_text', 'hrtem_seg/cli.py'),
                                'hrtem_seg.cli._looked': ('cli/cli.html#_looked', 'hrtem_seg/cli.py'),
                                'hrtem_seg.cli._one_line': ('cli/cli.html#_one_line', 'hrtem_seg/cli.py'),
+                               'hrtem_seg.cli._print_plan': ('cli/cli.html#_print_plan', 'hrtem_seg/cli.py'),
                                'hrtem_seg.cli._reason': ('cli/cli.html#_reason', 'hrtem_seg/cli.py'),
                                'hrtem_seg.cli._segment_options': ('cli/cli.html#_segment_options', 'hrtem_seg/cli.py'),
                                'hrtem_seg.cli._verdict': ('cli/cli.html#_verdict', 'hrtem_seg/cli.py'),

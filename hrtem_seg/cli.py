@@ -245,21 +245,25 @@ def retrain(args):
     print(made)
 
 # %% ../nbs/cli/00_cli.ipynb #a0b26c13
-def studies(args):
-    "List the studies: their tasks, and the time and disk they will take"
-    from hrtem_seg.core.checks import check_in
+def _print_plan(size, out, **settings):
+    "What studies need, as `plan_all` has it"
     from hrtem_seg.core.work import cores
     from hrtem_seg.experiments.runner import plan_all
-    from hrtem_seg.experiments.settings import list_studies, sizes
-    known = dict.fromkeys(size for n in list_studies() for size in sizes(n))
-    check_in(known, **{'--size': args.size})
-    table = plan_all(args.size, args.out)
+    table = plan_all(size, out, **settings)
     print(table.drop(columns='wrong').to_string(index=False, float_format='{:.2f}'.format))
     for n, text in zip(table.study, table.wrong):
         if text:
             print(f'{n}: {text}', file=sys.stderr)
     print(f'hours: of {cores()} cores, for what is not done; unknown: tasks without an estimate, because none of '
-          f'their kind is finished under {args.out}')
+          f'their kind is finished under {out}')
+
+def studies(args):
+    "List the studies: their tasks, and the time and disk they will take"
+    from hrtem_seg.core.checks import check_in
+    from hrtem_seg.experiments.settings import list_studies, sizes
+    known = dict.fromkeys(size for n in list_studies() for size in sizes(n))
+    check_in(known, **{'--size': args.size})
+    _print_plan(args.size, args.out)
 
 # %% ../nbs/cli/00_cli.ipynb #bf1c7b75
 def _device(name):
@@ -280,6 +284,8 @@ def study(args):
     size = {n: size_of(n, args.size) if every else args.size for n in (list_studies() if every else args.names)}
     for n in size:
         study_settings(n, size[n], **given)   # all of them are looked at before the first is run
+    if args.plan:
+        return _print_plan(args.size, args.out, names=list(size), **given)
     def run(n):
         result = run_study(n, size[n], args.out, scheduler=scheduler, **given)
         print(*(f'{k:9} {result[k]}' for k in ('figure', 'notebook') if k in result), sep='\n', flush=True)
@@ -495,6 +501,7 @@ def _add_studies(commands):
     s.add_argument('--size', default='default', help=_SIZE)
     s.add_argument('-p', '--parameter', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'),
                    help='a number that beats settings.ini')
+    s.add_argument('--plan', action='store_true', help='only say what is needed: tasks, time and disk')
     s.add_argument('--scheduler', metavar='WHERE', help=_SCHEDULER)
     s.add_argument('--device', help=_DEVICE)
     s.add_argument('--out', default='runs', help=_OUT)

@@ -83,6 +83,13 @@ def test_studies_are_listed_before_anything_starts(here, runs):
     after = listed(here('studies')[1])
     assert after['one'][1:] == ['10', '10', '0', '0.00', '0.00', '0'] and after['all'][1:3] == ['10', '10']
 
+def test_one_study_is_planned_with_other_numbers_and_nothing_is_made(here, tmp_path):
+    code, said, _ = here('study', 'one', '--plan', '-p', 'replicates', '2', '--out', tmp_path)
+    assert not code and listed(said)['one'][:3] == ['default', '4', '0'] and 'two' not in listed(said)
+    assert not list(tmp_path.glob('*')), 'a plan leaves nothing'
+    code, _, wrong = here('study', 'one', '-p', 'mode', "'plan'", '--out', tmp_path)
+    assert code == 1 and "mode='plan'" in wrong and not list(tmp_path.glob('*'))
+
 def test_all_studies_run_from_one_command_and_share_their_tasks(runs):
     assert {f.name for f in runs['out'].iterdir() if f.is_dir()} == {'one-default', 'two-default', 'tasks'}
     assert len(list(runs['out'].glob('tasks/make_score-*/task.json'))) == 10

@@ -116,6 +116,7 @@ def run_study(
     "Run a study's notebook with papermill"
     project = Path(project or project_folder())
     values = study_settings(study, size, project, **overrides)
+    if values.get('mode') == 'plan': raise ValueError("mode='plan': `plan_study` says what a study needs, without a run")
     name = f'{study}-{size}'
     if overrides: name += f'-{content_hash(values, 6)}'
     folder = check_writable(Path(out).absolute()/name)
@@ -138,15 +139,17 @@ def plan_all(
     size:str='default', # Studies that do not have it count at their default
     out='runs',         # Folder for results and tasks
     project=None,       # Folder with settings.ini and nbs/studies
+    names=None,         # Of studies; None for every one
+    **overrides,        # Values that beat settings.ini
 )->pd.DataFrame: # study, size, tasks, done, partly, hours, GB, unknown: tasks without an estimate, wrong: why not
-    "What every study needs, and all of them together: a task that they share counts once there"
+    "What studies need, and all of them together: a task that they share counts once there"
     project = Path(project or project_folder())
     plans = {}
     rows = []
-    for study in list_studies(project):
+    for study in names or list_studies(project):
         own = size_of(study, size, project)
         wrong = ''
-        try: plans[study] = plan_study(study, own, out, project)
+        try: plans[study] = plan_study(study, own, out, project, **overrides)
         except Exception as e:   # whatever its notebook does before the first wait
             plans[study] = Tasks(out).plan()
             wrong = f'{type(e).__name__}: {e}'
