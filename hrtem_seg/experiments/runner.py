@@ -224,13 +224,13 @@ def bare_paths(
     return Path(value).name if is_path else value
 
 # %% ../../nbs/experiments/06_runner.ipynb #edeb3929
-KEPT = ('table.csv', 'beside.csv', 'claims.csv', 'collapsed.csv')
+KEPT = ('table.csv', 'beside.csv', 'fields.csv', 'claims.csv', 'collapsed.csv', 'before_after.png', 'dynamics.png')
 
 def keep_result(
     folder, # Of a result
     into,   # Folder that gets a folder of the same name
 )->Path:
-    "Copy result.json, the tables and the figure"
+    "Copy result.json, the tables and the figures that the studies are told by"
     folder = Path(folder)
     to = Path(into)/folder.name
     result = read_json(folder/'result.json')
