@@ -116,7 +116,8 @@ def run_study(
     "Run a study's notebook with papermill"
     project = Path(project or project_folder())
     values = study_settings(study, size, project, **overrides)
-    if values.get('mode') == 'plan': raise ValueError("mode='plan': `plan_study` says what a study needs, without a run")
+    if values.get('mode') == 'plan':
+        raise ValueError("mode='plan' is not for a run: `plan_study`, or --plan, says what a study needs")
     name = f'{study}-{size}'
     if overrides: name += f'-{content_hash(values, 6)}'
     folder = check_writable(Path(out).absolute()/name)
