@@ -6,7 +6,7 @@
 __all__ = ['BASE', 'NETWORK', 'CAMERA_PIXEL', 'SESSIONS', 'CLEANING', 'CLEAN', 'METRICS', 'combine', 'session_settings',
            'stack_cost', 'make_stack', 'stacks', 'dose_sources', 'part', 'prepare', 'label_file', 'Labelled',
            'labelled_micrographs', 'micrograph_samples', 'samples', 'draw_images', 'network_cost', 'make_network',
-           'make_baselines', 'make_real_scores', 'pretrain', 'go_on', 'draw_predictions']
+           'make_baselines', 'make_real_scores', 'pretrain', 'go_on', 'draw_predictions', 'make_scores', 'score_on']
 
 # %% ../../nbs/experiments/02_conditions.ipynb #14d9ec25
 import json
@@ -91,11 +91,15 @@ SESSIONS = {
 def session_settings(
     base:dict,    # Settings of `generate`
     name:str,     # One of `SESSIONS`
+    change:dict={}, # What differs from that session
 )->dict: # Settings of `generate`; the images have the pixel and the field of the base
-    "A session, recorded at pixels of about `CAMERA_PIXEL` and binned to those of the base"
+    "A session, recorded at pixels of about `CAMERA_PIXEL` and binned to those of the base; without a camera, at those"
     check_in(SESSIONS, session=name)
+    settings = combine(base, SESSIONS[name], change)
+    settings['camera'] = plain_camera(settings['camera'])
+    if not settings['camera']: return settings
     binning = max(1, round(base['pixel']/CAMERA_PIXEL))
-    settings = combine(base, SESSIONS[name], {'camera': {'binning': binning}})
+    settings = combine(settings, {'camera': {'binning': binning}})
     settings['pixel'] /= binning
     settings['crop'] *= binning
     return settings
@@ -545,3 +549,31 @@ def draw_predictions(
         probability = one.image.copy(data=predict(network, one.image.values))
         show_image(probability, below, scale='bar', title='prediction', limits=(0, 1))
     return fig
+
+# %% ../../nbs/experiments/02_conditions.ipynb #d326b252
+@task(version=1)
+def make_scores(
+    folder,     # To fill: tests.csv
+    network,    # Folder of a kept network
+    tests:dict, # Sources by name
+):
+    "Score a kept network on each image of further sources"
+    kept, _ = load_network(network)
+    scored = []
+    for name, source in tests.items():
+        of_images = scores(kept, samples(source), METRICS)
+        scored.append(of_images.assign(dataset=name))
+    pd.concat(scored).to_csv(folder/'tests.csv', index=False)
+
+def score_on(
+    tasks,         # `Tasks`
+    networks:dict, # {key: task}, from `pretrain` or `go_on`
+    tests:list,    # For each replicate {name: source}
+)->dict: # {key: task}
+    "Score networks on the test structures of further sources"
+    made = {}
+    for key, network in networks.items():
+        replicate = key[0]
+        to_test = {name: part(source, 'test') for name, source in tests[replicate].items()}
+        made[key] = tasks.submit(make_scores, network=network, tests=to_test)
+    return made

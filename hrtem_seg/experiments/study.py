@@ -106,6 +106,25 @@ def session_stacks(self:Study,
             sources[name] = {**one[name], 'prepare': prepare}
     return found
 
+@patch
+def altered_sessions(self:Study,
+    sessions:list, # Their names
+    changes:dict,  # {name: what it changes in each of them}
+    n:int,         # Structures, all to test on
+    prepare:dict,  # Cleaning of their images, as for `prepare`
+)->dict: # {(session, change): source}
+    "Surrogate sessions whose structures are imaged once more, each time with something changed"
+    few = dict(n_structures=n, splits={'test': 1.}, seed=self.seed + 1000)
+    found = {}
+    for name in sessions:
+        imaged = {}
+        for key, change in changes.items():
+            session = session_settings(self.base, name, change)
+            imaged[key] = combine(session, few)
+        made = conditions.stacks(self.tasks, {}, imaged)
+        for key, source in made.items(): found[name, key] = {**source, 'prepare': prepare}
+    return found
+
 # %% ../../nbs/experiments/05_study.ipynb #239bc14a
 @patch
 def pretrain(self:Study,
@@ -133,6 +152,14 @@ def transfer(self:Study,
     how = {'seed': self.seed, **self.training, 'epochs': epochs, 'lr': lr, **settings}
     tests = tests or targets
     return conditions.go_on(self.tasks, first, targets, tests, n=n, **how)
+
+@patch
+def score_on(self:Study,
+    networks:dict, # From `pretrain` or `transfer`
+    tests:dict,    # {name: source}, the same for all
+)->dict: # {key: task}
+    "Score networks on the test structures of further sources"
+    return conditions.score_on(self.tasks, networks, [tests]*self.replicates)
 
 @patch
 def wait(self:Study,
