@@ -636,6 +636,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions.pretrain': ( 'experiments/conditions.html#pretrain',
                                                                                                  'hrtem_seg/experiments/conditions.py'),
+                                                  'hrtem_seg.experiments.conditions.recorded': ( 'experiments/conditions.html#recorded',
+                                                                                                 'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions.samples': ( 'experiments/conditions.html#samples',
                                                                                                 'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions.score_on': ( 'experiments/conditions.html#score_on',
