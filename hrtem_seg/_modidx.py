@@ -2050,6 +2050,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'hrtem_seg/micrographs/cleaning.py'),
                                                 'hrtem_seg.micrographs.cleaning.flat_field': ( 'micrographs/cleaning.html#flat_field',
                                                                                                'hrtem_seg/micrographs/cleaning.py'),
+                                                'hrtem_seg.micrographs.cleaning.median_filter': ( 'micrographs/cleaning.html#median_filter',
+                                                                                                  'hrtem_seg/micrographs/cleaning.py'),
                                                 'hrtem_seg.micrographs.cleaning.remove_xrays': ( 'micrographs/cleaning.html#remove_xrays',
                                                                                                  'hrtem_seg/micrographs/cleaning.py'),
                                                 'hrtem_seg.micrographs.cleaning.replace_spots': ( 'micrographs/cleaning.html#replace_spots',

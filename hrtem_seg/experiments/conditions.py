@@ -33,7 +33,7 @@ from ..learning.metrics import dice
 from ..learning.prediction import predict
 from ..learning.training import fit
 from ..learning.transfer import transfer
-from ..micrographs.cleaning import flat_field, remove_xrays
+from ..micrographs.cleaning import flat_field, median_filter, remove_xrays
 from ..micrographs.micrograph import gaussian_otsu, micrograph, rescale
 from ..micrographs.readers import read_micrograph
 from ..segmentation.segmentation import segment
@@ -224,7 +224,7 @@ def part(
     return {**source, **cleaned, 'where': where, 'n': few}
 
 # %% ../../nbs/experiments/02_conditions.ipynb #f6ffcd8f
-CLEAN = {'remove_xrays': remove_xrays, 'flat_field': flat_field}
+CLEAN = {'remove_xrays': remove_xrays, 'flat_field': flat_field, 'median_filter': median_filter}
 
 def _resized(mask, shape):
     "A mask on another grid: inside where it covers more than half of a pixel"

@@ -6,7 +6,7 @@
 __all__ = ['SAMPLE', 'FLAT_WINDOW', 'LEAST_FLAT', 'BOX_FILLED', 'LEAST_INK', 'MOST_INK', 'STROKE', 'JUMP', 'LINE', 'AT_ONCE',
            'FAR', 'SPECK', 'AROUND', 'BLOCKS', 'LIGHT', 'LEAST_FIELD', 'LEAST_FILM', 'LEAST_SLOPE', 'statistics',
            'find_ink', 'find_unknown', 'find_spots', 'replace_spots', 'fit_light', 'clean', 'remove_xrays',
-           'flat_field']
+           'flat_field', 'median_filter']
 
 # %% ../../nbs/micrographs/02_cleaning.ipynb #f63ca8cf
 import warnings
@@ -476,3 +476,13 @@ def flat_field(
                          f'counts, above zero all over')
     flat = a/light
     return (flat*a.mean()/flat.mean()).astype(np.float32)
+
+# %% ../../nbs/micrographs/02_cleaning.ipynb #7cc6fbcb
+def median_filter(
+    image,       # (ny, nx) array
+    size:int=3,  # Pixels along a side of the square, odd
+)->np.ndarray: # float32
+    "An image each of whose pixels is the median of those around it, as published"
+    check_range(1, 99, size=size)
+    if size % 2 == 0: raise ValueError(f'size={size}: expected an odd number of pixels, which has a middle')
+    return ndimage.median_filter(np.asarray(image, dtype=np.float32), int(size), mode='reflect')
