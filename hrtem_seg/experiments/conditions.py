@@ -326,7 +326,9 @@ def _opened(folder):
     with xr.open_dataset(cut, engine='netcdf4') as stack: return stack.load()
 
 def _samples(source):
-    if 'micrographs' in source: return micrograph_samples(**source['micrographs']).isel(sample=slice(source.get('n')))
+    if 'micrographs' in source:
+        real = micrograph_samples(**source['micrographs']).isel(sample=slice(source.get('n')))
+        return prepare(real, source['prepare']) if 'prepare' in source else real
     stack = source['stack']
     folder = getattr(stack, 'folder', stack)   # a task, where the notebook asks itself
     ds = _opened(Path(folder))

@@ -226,7 +226,7 @@ def bare_paths(
 
 # %% ../../nbs/experiments/06_runner.ipynb #edeb3929
 KEPT = ('table.csv', 'beside.csv', 'fields.csv', 'altered.csv', 'claims.csv', 'collapsed.csv', 'before_after.png',
-        'dynamics.png', 'altered.png')
+        'transfer.png', 'dynamics.png', 'altered.png')
 
 def keep_result(
     folder, # Of a result
