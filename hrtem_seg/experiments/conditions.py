@@ -92,13 +92,12 @@ SESSIONS = {
 def recorded(
     settings:dict, # Of `generate`
     camera,        # As for `detect`, a name in `CAMERAS`, or None
-)->dict: # Settings of `generate`; the images have the same pixel and field
+)->dict: # What changes in them, so that the images keep their pixel and field
     "Images of a camera whose pixels are about `CAMERA_PIXEL`, binned to those that are asked for"
     camera = plain_camera(camera)
-    if camera is None: return {**settings, 'camera': None}
+    if camera is None: return {'camera': None}
     binning = max(1, round(settings['pixel']/CAMERA_PIXEL))
     return {
-        **settings,
         'camera': {**camera, 'binning': binning},
         'pixel': settings['pixel']/binning,
         'crop': settings['crop']*binning}
@@ -111,7 +110,7 @@ def session_settings(
     "A session, with its camera"
     check_in(SESSIONS, session=name)
     settings = combine(base, SESSIONS[name], change)
-    return recorded(settings, settings['camera'])
+    return {**settings, **recorded(settings, settings['camera'])}
 
 # %% ../../nbs/experiments/02_conditions.ipynb #53418fe2
 def _typical(value):
@@ -326,9 +325,10 @@ def _opened(folder):
     with xr.open_dataset(cut, engine='netcdf4') as stack: return stack.load()
 
 def _samples(source):
+    steps = source.get('prepare')
     if 'micrographs' in source:
         real = micrograph_samples(**source['micrographs']).isel(sample=slice(source.get('n')))
-        return prepare(real, source['prepare']) if 'prepare' in source else real
+        return prepare(real, steps) if steps else real
     stack = source['stack']
     folder = getattr(stack, 'folder', stack)   # a task, where the notebook asks itself
     ds = _opened(Path(folder))
@@ -346,7 +346,6 @@ def _samples(source):
     if shots := source.get('shots'):
         place = pd.Series(ds.structure.values).groupby(ds.structure.values).cumcount()
         ds = ds.isel(sample=(place < shots).values)
-    steps = source.get('prepare')
     return prepare(ds.load(), steps) if steps else ds.load()
 
 def samples(
