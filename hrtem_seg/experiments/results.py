@@ -470,6 +470,7 @@ def draw_changes(
     scores:xr.DataArray,  # (train, tested, replicate)
     changes:xr.DataArray, # The same, less those of the reference
     ylabel:str,           # What was trained on
+    colour_label='difference to the reference',   # What the changes are
 )->plt.Figure:
     "Scores with their spread, coloured by the mean change"
     size = (2.2 + 1.1*scores.sizes['tested'], 1.2 + .42*scores.sizes['train'])
@@ -481,7 +482,7 @@ def draw_changes(
     colour = changes.mean('replicate')
     drawn = draw_matrix(mean, spread, ax=ax, title='Dice ± spread of replicates', colour=colour)
     ax.set(aspect='auto', ylabel=ylabel)
-    fig.colorbar(drawn, ax=ax, label='difference to the reference', shrink=.6)
+    fig.colorbar(drawn, ax=ax, label=colour_label, shrink=.6)
     return fig
 
 # %% ../../nbs/experiments/03_results.ipynb #1104b6f5
