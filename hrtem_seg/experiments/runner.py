@@ -225,8 +225,8 @@ def bare_paths(
     return Path(value).name if is_path else value
 
 # %% ../../nbs/experiments/06_runner.ipynb #edeb3929
-KEPT = ('table.csv', 'beside.csv', 'fields.csv', 'lattice.csv', 'altered.csv', 'claims.csv', 'collapsed.csv',
-        'before_after.png', 'transfer.png', 'dynamics.png', 'altered.png')
+KEPT = ('table.csv', 'matrix.csv', 'baselines.csv', 'beside.csv', 'fields.csv', 'lattice.csv', 'altered.csv',
+        'claims.csv', 'collapsed.csv', 'before_after.png', 'transfer.png', 'dynamics.png', 'altered.png')
 
 def keep_result(
     folder, # Of a result
