@@ -484,5 +484,5 @@ def median_filter(
 )->np.ndarray: # float32
     "An image each of whose pixels is the median of those around it, as published"
     check_range(1, 99, size=size)
-    if size % 2 == 0: raise ValueError(f'size={size}: expected an odd number of pixels, which has a middle')
+    if size % 2 != 1: raise ValueError(f'size={size}: expected an odd number of pixels, which has a middle')
     return ndimage.median_filter(np.asarray(image, dtype=np.float32), int(size), mode='reflect')
