@@ -158,6 +158,21 @@ def test_keys_are_those_that_they_were():
     named = task(version=1, name='make_network')(lambda folder: None)
     assert task_key(named, {'epochs': 3}) == 'make_network-8cd271fe7cf1df3b', 'the form of a key has changed'
 
+def test_a_plan_goes_on_where_nothing_is_missing(makers, tmp_path):
+    "A search asks for more when it knows a score: what it took is all of it"
+    root, log = tmp_path/'tasks', str(tmp_path/'log')
+    def searched(mode):
+        tasks = Tasks(root, 0, mode=mode)
+        for dose in (30, 600):
+            stack = tasks.submit(makers.stack, dose=dose, log=log)
+            tasks.wait([stack], 'search')
+        tasks.close()
+    with pytest.raises(Planned) as e: searched('plan')
+    assert e.value.table.state.tolist() == ['missing']
+    searched('make')
+    with pytest.raises(Planned) as e: searched('plan')
+    assert e.value.table.state.tolist() == ['done', 'done']
+
 def test_an_edited_crystal_is_another_task(tmp_path):
     "A file counts by its content, not by its name"
     from ase.build import bulk

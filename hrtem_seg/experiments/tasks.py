@@ -213,7 +213,7 @@ class Tasks:
 
     def close(self):
         "Stop the workers that were started here"
-        if self.mode == 'plan': raise Planned(self.plan())   # a study that never waits
+        if self.mode == 'plan': raise Planned(self.plan())   # a study that had to wait for nothing
         self.started.close()
         self._client = None
 
@@ -416,8 +416,10 @@ def wait(self:Tasks,
     what:str, # For the progress line
 )->list: # Those that are done
     "Wait for tasks, showing progress"
-    if self.mode == 'plan': raise Planned(self.plan())
     tasks = list(tasks)
+    if self.mode == 'plan':
+        if not all(t.done for t in tasks): raise Planned(self.plan())
+        return tasks
     running = [t for t in tasks if t.future is not None]
     line = _line(what, len(tasks), len(tasks) - len(running))
     if running: self._watch(running, line)
