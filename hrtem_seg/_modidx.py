@@ -2840,6 +2840,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'hrtem_seg/segmentation/segmentation.py'),
                                                      'hrtem_seg.segmentation.segmentation.foresee': ( 'segmentation/segmentation.html#foresee',
                                                                                                       'hrtem_seg/segmentation/segmentation.py'),
+                                                     'hrtem_seg.segmentation.segmentation.learnt_enlarged': ( 'segmentation/segmentation.html#learnt_enlarged',
+                                                                                                              'hrtem_seg/segmentation/segmentation.py'),
                                                      'hrtem_seg.segmentation.segmentation.newest_network': ( 'segmentation/segmentation.html#newest_network',
                                                                                                              'hrtem_seg/segmentation/segmentation.py'),
                                                      'hrtem_seg.segmentation.segmentation.overlay': ( 'segmentation/segmentation.html#overlay',

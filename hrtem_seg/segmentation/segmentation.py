@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AS_IT_IS', 'DOUBTFUL', 'TOO_COARSE', 'KEPT', 'BYTES', 'SQUARE', 'STANDS_OUT', 'ONE_SIDED', 'LEAST_SQUARES',
            'OUTLINES', 'SURE', 'UNSURE', 'HARDLY', 'DOT', 'shipped_network', 'newest_network', 'trained_on',
-           'about_network', 'at_pixel', 'check_scale', 'Foreseen', 'foresee', 'bright_side', 'as_loaded', 'segment',
-           'overlay']
+           'about_network', 'learnt_enlarged', 'at_pixel', 'check_scale', 'Foreseen', 'foresee', 'bright_side',
+           'as_loaded', 'segment', 'overlay']
 
 # %% ../../nbs/segmentation/02_segmentation.ipynb #32ee3239
 import warnings
@@ -76,6 +76,13 @@ AS_IT_IS = 1.4   # Up to so many times the network's pixel
 DOUBTFUL = 2.5   # Times coarser or, squared, finer than the network's pixel: a warning
 TOO_COARSE = 5.  # Times the network's pixel: refused
 
+def learnt_enlarged(
+    record:dict, # Of a kept network
+)->bool:
+    "Whether magnified fields were in a network's training, or may have been in that of the one it comes from"
+    augment = record.get('settings', {}).get('augment') or {}
+    return bool(record.get('parent')) or float(np.max(augment.get('zoom', 1))) > 1
+
 def at_pixel(
     image:xr.DataArray, # (y, x) micrograph
     pixel:float,        # Å, the network's
@@ -100,6 +107,10 @@ def _scale_doubts(image, record):
     pixel, _ = trained_on(record)
     own = image.attrs['pixel']
     largest = largest_known(record)
+    if own > AS_IT_IS*pixel and not learnt_enlarged(record):
+        yield (f'{_compared(own, pixel)}, and no magnified field was in its training: a network that never saw the '
+               f"smooth noise of an enlarged image can miss most particles. Train with augment={{'zoom': (low, high)}}, "
+               f'or at a coarser pixel')
     field = min(image.sizes['y'], image.sizes['x'])*own
     if own > DOUBTFUL*pixel or own < pixel/DOUBTFUL**2:
         yield (f'{_compared(own, pixel)}, and no image like that was in its training: the smallest particle that it '
