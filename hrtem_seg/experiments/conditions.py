@@ -281,13 +281,15 @@ def labelled_micrographs(
     sets:dict,  # {name: {'images': glob, 'label': ending of the label's name, 'pixel': Å}}
 )->list: # of `Labelled`
     "The micrographs of some sets, each with its label"
+    files = {name: sorted(map(Path, glob(s['images']))) for name, s in sets.items()}
+    for name, of_set in files.items():
+        if not of_set: raise FileNotFoundError(f'no image of {name!r} matches {sets[name]["images"]}')
     found = []
     for name, s in sets.items():
-        for file in sorted(map(Path, glob(s['images']))):
+        for file in files[name]:
             truth = imread(label_file(file, s['label'])) > 0
             image = read_micrograph(file, s['pixel'])
             found.append(Labelled(name, file.stem, image, truth))
-    if not found: raise FileNotFoundError(f'no image matches {[s["images"] for s in sets.values()]}')
     return found
 
 def _middle(size, crop):
