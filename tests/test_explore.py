@@ -15,7 +15,7 @@ def test_the_page_offers_what_there_is_and_draws_what_is_chosen(project, monkeyp
     drawn = []
     monkeypatch.setattr(explore, 'draw_scores', lambda table, reduction, cell, **where: drawn.append((reduction, cell, where)) or explore.plt.figure())
     page = explore.Explorer(project/'data/results')
-    for run in ('dose-default', 'magnification-default', 'preprocessing-default'):
+    for run in ('dose-default', 'magnification-default', 'size-default'):
         page.lists['run'].value = run
         assert drawn[-1][2]['run'] == run and drawn[-1][2]['phase'] == 'pretrain'
     page.lists['run'].value = 'dose-default'
