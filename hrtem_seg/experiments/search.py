@@ -39,12 +39,14 @@ def draw(
 
 # %% ../../nbs/experiments/07_search.ipynb #b5811c64
 def unet_of(
-    width:int, # Filters at the finest level
-    depth:int, # Levels above the coarsest
+    width:int,    # Filters at the finest level
+    depth:int,    # Levels above the coarsest
+    kernel:int=3, # Pixels along a side of its convolutions
 )->dict:
     "The specification of a U-Net"
     filters = [width*2**level for level in range(depth)]
-    return dict(name='UNet', filters=filters, bottleneck=width*2**depth)
+    layout = dict(name='UNet', filters=filters, bottleneck=width*2**depth)
+    return layout if kernel == 3 else layout | {'kernel': kernel}   # as it was written before there was a choice
 
 # %% ../../nbs/experiments/07_search.ipynb #675f212c
 def _optuna():

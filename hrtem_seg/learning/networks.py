@@ -27,16 +27,17 @@ def _norm(kind, n_filters, momentum):
 
 # %% ../../nbs/learning/00_networks.ipynb #1af68f30
 class ResidualBlock(nn.Module):
-    "conv3 – norm – ReLU – conv3 – norm, plus conv1×1 of the input, then ReLU"
+    "conv – norm – ReLU – conv – norm, plus conv1×1 of the input, then ReLU"
     def __init__(self,
         n_in:int,          # Channels that come in
         n_out:int,         # Filters
         norm:str='batch',  # One of `NORMS`
         momentum:float=.1, # As for `UNet`
+        kernel:int=3,      # As for `UNet`
     ):
         super().__init__()
-        self.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1)
-        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1)
+        self.conv1 = nn.Conv2d(n_in, n_out, kernel, padding=kernel//2)
+        self.conv2 = nn.Conv2d(n_out, n_out, kernel, padding=kernel//2)
         self.bn1 = _norm(norm, n_out, momentum)
         self.bn2 = _norm(norm, n_out, momentum)
         self.conv_add = nn.Conv2d(n_in, n_out, 1)
@@ -65,13 +66,17 @@ class UNet(nn.Module):
         n_out:int=2,            # Classes: background, particle
         norm:str='batch',       # 'batch', 'instance', 'group' (four groups, or as many as divide the filters) or 'none'
         momentum:float=.3,      # Share of a new batch in the running statistics of batch-norm (see Training)
+        kernel:int=3,           # Pixels along a side of the blocks' convolutions, an odd number
     ):
         super().__init__()
-        _check_layout(norm, dict(filters=filters, bottleneck=bottleneck, n_in=n_in, n_out=n_out))
+        _check_layout(norm, dict(filters=filters, bottleneck=bottleneck, n_in=n_in, n_out=n_out, kernel=kernel))
+        if kernel % 2 == 0:
+            raise ValueError(f'{kernel=}: expected an odd number, which leaves the image its size')
         filters = [int(n) for n in filters]
         self.spec = dict(name='UNet', filters=filters, bottleneck=bottleneck, n_in=n_in, n_out=n_out,
                          norm=norm, momentum=momentum)
-        def block(a, b): return ResidualBlock(a, b, norm, momentum)
+        if kernel != 3: self.spec['kernel'] = int(kernel)   # networks that were kept before there was a choice have none
+        def block(a, b): return ResidualBlock(a, b, norm, momentum, kernel)
         self.downs = nn.ModuleList(block(a, b) for a, b in zip([n_in, *filters], filters))
         self.bottleneck = block(filters[-1], bottleneck)
         upwards = [bottleneck, *filters[::-1]]
@@ -214,13 +219,16 @@ def _thinnest(spec):
 @cache
 def _reach(spec_text):
     "How many pixels before and after itself an output pixel depends on, for each of its places in the coarsest grid"
-    network = _thinnest(json.loads(spec_text))
+    spec = json.loads(spec_text)
+    network = _thinnest(spec)
     period = network.multiple
-    first = 16*period   # far enough from the edges
-    images = torch.zeros(period, 1, period, 33*period, dtype=torch.double)
+    half = spec.get('kernel', 3)//2
+    first = 16*half*period   # far enough from the edges
+    side = 2*first + period
+    images = torch.zeros(period, 1, period, side, dtype=torch.double)
     images[range(period), 0, :, range(first, first + period)] = 1   # one bright column in each
     with torch.inference_mode(): seen = network(images)[:, 0, 0] > 0
-    outputs = np.arange(33*period)
+    outputs = np.arange(side)
     before, after = np.zeros(period, int), np.zeros(period, int)
     for bright, row in zip(range(first, first + period), seen.numpy()):
         for output in outputs[row]:   # what holds for a pixel holds for the one a period further
