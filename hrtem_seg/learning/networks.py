@@ -222,7 +222,7 @@ def _reach(spec_text):
     spec = json.loads(spec_text)
     network = _thinnest(spec)
     period = network.multiple
-    half = spec.get('kernel', 3)//2
+    half = max(1, spec.get('kernel', 3)//2)
     first = 16*half*period   # far enough from the edges
     side = 2*first + period
     images = torch.zeros(period, 1, period, side, dtype=torch.double)

@@ -81,7 +81,7 @@ def learnt_enlarged(
 )->bool:
     "Whether magnified fields were in a network's training, or may have been in that of the one it comes from"
     augment = record.get('settings', {}).get('augment') or {}
-    return bool(record.get('parent')) or float(np.max(augment.get('zoom', 1))) > 1
+    return bool(record.get('parent')) or float(np.max(augment.get('zoom') or 1)) > 1
 
 def at_pixel(
     image:xr.DataArray, # (y, x) micrograph
