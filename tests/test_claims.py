@@ -68,7 +68,8 @@ def test_holm_counts_all_claims_and_never_lowers_a_p(rng):
     assert alone.p_adjusted.item() == pytest.approx(rows[-1]['p'])
 
 def test_whole_tables_are_wrong_no_more_often_than_alpha():
-    rng = np.random.default_rng(2); wrong = 0
+    rng = np.random.default_rng(2)
+    wrong = 0
     for _ in range(60):
         rows = [claim('s', 'c', rng.normal(0, 1, 5), rng.normal(0, 1, 5)) for _ in range(6)]
         wrong += verdicts(rows).verdict.ne('undecided here').any()

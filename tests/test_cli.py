@@ -49,7 +49,8 @@ n_structure = 2
 def toy(tmp_path_factory):
     "A project whose studies share their tasks"
     folder = tmp_path_factory.mktemp('toy')
-    (folder/'nbs/studies').mkdir(parents=True); (folder/'settings.ini').write_text(INI)
+    (folder/'nbs/studies').mkdir(parents=True)
+    (folder/'settings.ini').write_text(INI)
     for name in ('one', 'two'):
         nb = nbf.v4.new_notebook(metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}})
         nb.cells = [nbf.v4.new_code_cell(PARAMETERS, metadata={'tags': ['parameters']}), nbf.v4.new_code_cell(BODY.replace('STUDY', name))]
@@ -70,7 +71,8 @@ def here(toy, monkeypatch, capsys):
     "The program in this process: (exit code, what it said, its errors)"
     monkeypatch.chdir(toy)
     def call(*args):
-        code = main([str(a) for a in args]); said = capsys.readouterr()
+        code = main([str(a) for a in args])
+        said = capsys.readouterr()
         return code, said.out, said.err
     return call
 

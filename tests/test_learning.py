@@ -19,11 +19,15 @@ SMALL = {'name': 'UNet', 'filters': [4, 8], 'bottleneck': 8}
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1); yield; torch.set_num_threads(n)
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
 
 def toy(n, seed, size=32, noise=.5):
     "Discs in noise"
-    rng = np.random.default_rng(seed); yy, xx = np.mgrid[:size, :size]
+    rng = np.random.default_rng(seed)
+    yy, xx = np.mgrid[:size, :size]
     mask = np.stack([np.hypot(yy - a, xx - b) < r for a, b, r in zip(*rng.uniform(.3*size, .7*size, (2, n)), rng.uniform(.15*size, .3*size, n))])
     image = mask + rng.normal(0, noise, mask.shape)
     return xr.Dataset({'image': (('sample', 'y', 'x'), image.astype('f4')), 'mask': (('sample', 'y', 'x'), mask.astype('u1'))},
@@ -61,7 +65,9 @@ def test_published_weights_give_the_published_output():
     x = torch.from_numpy(standardise(np.random.default_rng(0).normal(size=(2, 64, 96))))[:, None]
     for f in files:
         w = {k: torch.from_numpy(np.asarray(v)) for k, v in np.load(f).items()}
-        net = UNet(); net.load_state_dict(w); net.eval()
+        net = UNet()
+        net.load_state_dict(w)
+        net.eval()
         with torch.no_grad(): ours, theirs = net(x), by_hand(w, x)
         assert float((ours - theirs).abs().max()) < 1e-4*float(theirs.abs().max())
         np.testing.assert_allclose(predict(net, x[:, 0].numpy(), precision='float32'), theirs.softmax(1)[:, 1].numpy(), atol=1e-4)
@@ -73,9 +79,11 @@ def test_the_receptive_field_is_what_changes_an_output(spec):
         for p in net.parameters(): p.abs_()   # nothing is cut off by a ReLU
     x = torch.rand(1, 1, 16, 160, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        before = net(x); sees = []
+        before = net(x)
+        sees = []
         for i in range(160):
-            y = x.clone(); y[..., i] += 100.
+            y = x.clone()
+            y[..., i] += 100.
             sees.append((net(y) != before)[0, :, :, 80:80 + net.multiple].any((0, 1)).tolist())
     assert np.sum(sees, 0).max() == receptive_field(spec)
 
@@ -88,7 +96,8 @@ def test_the_study_networks_have_the_sizes_that_their_layers_say():
     decoder = sum(conv(a, b, 3) + conv(b, b, 3) + 4*b for a, b in [(768, 256), (384, 128), (192, 64), (128, 32), (32, 16)])
     assert sum(p.numel() for m in big.parts()['encoder'] for p in m.parameters()) == resnet18
     assert sum(p.numel() for p in big.parameters()) == resnet18 + decoder + conv(16, 2, 3, 1)
-    z = big(torch.randn(2, 1, 64, 96)); F.cross_entropy(z, torch.randint(0, 2, (2, 64, 96))).backward()
+    z = big(torch.randn(2, 1, 64, 96))
+    F.cross_entropy(z, torch.randint(0, 2, (2, 64, 96))).backward()
     assert z.shape == (2, 2, 64, 96) and all(p.grad.abs().sum() > 0 for p in big.parameters())
 
 def test_bfloat16_is_chosen_where_it_is_faster(monkeypatch):
@@ -102,7 +111,8 @@ def test_bfloat16_is_chosen_where_it_is_faster(monkeypatch):
         assert choose_precision('float32', 'cpu') == 'float32' and choose_precision('bfloat16', 'cpu') == 'bfloat16'
     for name in ('amx_tile', 'avx512_bf16'): monkeypatch.delattr(torch.cpu, f'_is_{name}_supported')
     assert choose_precision('auto', 'cpu') == 'float32'
-    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True); assert choose_precision('auto', 'cuda') == 'bfloat16'
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
+    assert choose_precision('auto', 'cuda') == 'bfloat16'
 
 # Same record, same bits
 
@@ -119,8 +129,10 @@ def test_every_norm_trains(stacks, norm):
     assert np.isfinite(trained.history.value.dropna()).all()
 
 def test_training_leaves_the_callers_randomness_alone(stacks):
-    torch.manual_seed(3); before = torch.rand(4)
-    torch.manual_seed(3); fit(SMALL, *stacks[:2], epochs=1)
+    torch.manual_seed(3)
+    before = torch.rand(4)
+    torch.manual_seed(3)
+    fit(SMALL, *stacks[:2], epochs=1)
     assert torch.equal(torch.rand(4), before)
 
 class StopIn(Callback):
@@ -148,7 +160,8 @@ def test_what_is_in_the_way_is_refused(stacks, tmp_path):
     again = fit(SMALL, train, valid, epochs=1, out=tmp_path/'net')   # finished: only read
     assert len(again.history)
     with pytest.raises(ValueError, match='choose another folder'): fit(SMALL, train, valid, epochs=2, out=tmp_path/'net')
-    (tmp_path/'cut').mkdir(); (tmp_path/'cut'/'checkpoint.pt').write_bytes(b'PK\x03\x04 no checkpoint')
+    (tmp_path/'cut').mkdir()
+    (tmp_path/'cut'/'checkpoint.pt').write_bytes(b'PK\x03\x04 no checkpoint')
     with pytest.raises(ValueError, match='cut short'): fit(SMALL, train, valid, epochs=1, out=tmp_path/'cut')
 
 def test_bad_settings_are_refused_by_name_before_training(stacks):
@@ -166,20 +179,27 @@ def test_fit_equals_a_plain_pytorch_loop(stacks):
     train, valid, _ = stacks
     fast = fit(SMALL, train, valid, epochs=2, lr=1e-3, schedule='constant', augment={}, keep='last', precision='float32')
     # in the same memory layout, since Adam's first steps make much of the last bits
-    net = build(SMALL, 0).to(memory_format=torch.channels_last); opt = torch.optim.Adam(net.parameters(), lr=1e-3); samples = Samples(train)
+    net = build(SMALL, 0).to(memory_format=torch.channels_last)
+    opt = torch.optim.Adam(net.parameters(), lr=1e-3)
+    samples = Samples(train)
     loader = Batches(samples, 8, True, 0)
     for epoch in range(2):
         loader.epoch = epoch
         for x, y in loader:
-            opt.zero_grad(); F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y).backward(); opt.step()
+            opt.zero_grad()
+            F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y).backward()
+            opt.step()
     net.eval()
     np.testing.assert_allclose(predict(fast.network, valid.image.values), predict(net, valid.image.values), atol=1e-4)
 
 def test_any_module_is_trained_and_not_changed(stacks, tmp_path):
     class Plain(nn.Module):
-        def __init__(self): super().__init__(); self.body = nn.Sequential(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.Dropout2d(.2), nn.Conv2d(8, 2, 5, padding=2))
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.Dropout2d(.2), nn.Conv2d(8, 2, 5, padding=2))
         def forward(self, x): return self.body(x)
-    net = Plain(); before = {k: v.clone() for k, v in net.state_dict().items()}
+    net = Plain()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
     done = fit(net, *stacks[:2], epochs=2, out=tmp_path/'plain')
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     assert not same(net, done.network)
@@ -270,7 +290,8 @@ def blobs():
 def test_two_class_f1_is_that_of_the_keras_package(blobs):
     pred, truth = blobs
     gt, pr = (np.stack([1 - a, a], -1) for a in (truth.astype(float), pred))   # classes last, as there
-    tp = (gt*pr).sum((0, 1, 2)); fp, fn = pr.sum((0, 1, 2)) - tp, gt.sum((0, 1, 2)) - tp
+    tp = (gt*pr).sum((0, 1, 2))
+    fp, fn = pr.sum((0, 1, 2)) - tp, gt.sum((0, 1, 2)) - tp
     np.testing.assert_allclose(METRICS['two_class_f1'](pred, truth), np.mean((2*tp + 1e-5)/(2*tp + fn + fp + 1e-5)), rtol=1e-12)
 
 def test_particles_are_found_as_by_hand(blobs):
@@ -282,7 +303,8 @@ def test_particles_are_found_as_by_hand(blobs):
 
 def test_boundary_loss_weighs_by_the_signed_distance():
     from hrtem_seg.learning.losses import BoundaryLoss, signed_distance
-    t = torch.zeros(1, 12, 16, dtype=torch.long); t[0, 3:8, 4:9] = 1
+    t = torch.zeros(1, 12, 16, dtype=torch.long)
+    t[0, 3:8, 4:9] = 1
     inside, outside = np.argwhere(t[0].numpy() == 1), np.argwhere(t[0].numpy() == 0)
     d = np.array([[-np.linalg.norm(outside - (j, i), axis=1).min() if t[0, j, i] else np.linalg.norm(inside - (j, i), axis=1).min() for i in range(16)] for j in range(12)])
     np.testing.assert_allclose(signed_distance(t)[0], d, atol=1e-5)
@@ -345,7 +367,9 @@ def test_replicates_are_the_single_runs(stacks, tmp_path):
 
 def test_cross_validation_never_divides_a_structure(stacks, monkeypatch):
     seen = []
-    def record(network, train, valid, **kw): seen.append((train, valid)); return training.Trained(build(SMALL), {}, None)
+    def record(network, train, valid, **kw):
+        seen.append((train, valid))
+        return training.Trained(build(SMALL), {}, None)
     monkeypatch.setattr(runs_of, 'fit', record)
     table, runs = runs_of.cross_validate(SMALL, toy(40, 0), 4, others={'far': stacks[2]})
     assert len(runs) == 4 and sorted(table.dataset.unique()) == ['far', 'held out']
@@ -365,5 +389,7 @@ def test_a_lost_parent_is_said(stacks, tmp_path):
     assert lineage(tmp_path/'b')[0]['missing']
 
 def test_progress_is_shown_when_asked(stacks, capsys):
-    fit(SMALL, *stacks[:2], epochs=1); assert capsys.readouterr().out == ''
-    fit(SMALL, *stacks[:2], epochs=1, progress=True); assert 'valid_loss' in capsys.readouterr().out
+    fit(SMALL, *stacks[:2], epochs=1)
+    assert capsys.readouterr().out == ''
+    fit(SMALL, *stacks[:2], epochs=1, progress=True)
+    assert 'valid_loss' in capsys.readouterr().out

@@ -383,7 +383,9 @@ def test_metrics_have_their_range_and_know_no_order_and_no_mirror(p, t, order):
 def test_one_bad_value_anywhere_is_found(place, value, y, x):
     bad = TRAIN.copy(deep=True)
     if value == 'constant': bad.image[place] = 3.
-    elif value in (2., -1.): bad = bad.assign(mask=bad.mask.astype('f4')); bad.mask[place, y, x] = value
+    elif value in (2., -1.):
+        bad = bad.assign(mask=bad.mask.astype('f4'))
+        bad.mask[place, y, x] = value
     else: bad.image[place, y, x] = value
     with pytest.raises(ValueError, match=f'of sample {place} '): check_samples(bad)
 

@@ -16,17 +16,24 @@ RECORD = dict(data=dict(train=dict(n=3, shape=[64, 64], pixel=.6)))
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1); yield; torch.set_num_threads(n)
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
 
 def counts(ny, nx, seed=0):
     "Counting noise on stripes, with an X-ray, a large dark place and a bright line"
     rng = np.random.default_rng(seed)
     image = rng.poisson(60 + 20*np.sin(np.arange(nx)/3), (ny, nx)).astype('f4')
-    image[5, 7] = 5000; image[20:22, 30:34] = 900; image[40:60, 40:60] = 0; image[30, 10:50] = 3000
+    image[5, 7] = 5000
+    image[20:22, 30:34] = 900
+    image[40:60, 40:60] = 0
+    image[30, 10:50] = 3000
     return image
 
 def kept(folder, spec=SMALL, way='robust', record=RECORD):
-    network = build(spec, 1); network.standardisation = way
+    network = build(spec, 1)
+    network.standardisation = way
     return save_network(folder, network, record)
 
 @pytest.fixture(scope='module')
@@ -43,7 +50,8 @@ def contents(path):
 def test_the_validator_takes_it(package, tmp_path):
     pytest.importorskip('bioimageio.spec', reason="the validator is not installed: pip install 'hrtem_seg[zoo]'")
     assert [w for w in check_package(package['path']) if 'maintainers' not in w] == []   # nobody need have a GitHub account
-    damaged = contents(package['path']); damaged['network.pt'] = damaged['network.pt'][:-9] + b'x'*9
+    damaged = contents(package['path'])
+    damaged['network.pt'] = damaged['network.pt'][:-9] + b'x'*9
     with zipfile.ZipFile(tmp_path/'damaged.zip', 'w') as z:
         for name, content in damaged.items(): z.writestr(name, content)
     with pytest.raises(ValueError, match='no valid package'): check_package(tmp_path/'damaged.zip')

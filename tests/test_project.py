@@ -69,7 +69,8 @@ def test_the_notebook_opens_at_quick_size():
 
 def test_cleaning_keeps_the_tag_that_papermill_needs(project, tmp_path):
     shutil.copy(project/'pyproject.toml', tmp_path)
-    (tmp_path/'nbs').mkdir(); f = Path(shutil.copy(project/'nbs/studies/dose.ipynb', tmp_path/'nbs'))
+    (tmp_path/'nbs').mkdir()
+    f = Path(shutil.copy(project/'nbs/studies/dose.ipynb', tmp_path/'nbs'))
     subprocess.run([BIN/'nbdev-clean', '--fname', f], cwd=tmp_path, check=True, capture_output=True)
     assert any('parameters' in c['metadata'].get('tags', []) for c in cells(f))
 

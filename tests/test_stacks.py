@@ -41,10 +41,12 @@ def whole(tmp_path_factory):
     return path
 
 def test_killed_job_resumes_to_the_same_bits(whole, tmp_path):
-    (tmp_path/'job.py').write_text(JOB); path = tmp_path/'stack'
+    (tmp_path/'job.py').write_text(JOB)
+    path = tmp_path/'stack'
     job = subprocess.Popen([sys.executable, tmp_path/'job.py', path], start_new_session=True)
     wait_for(lambda: path.exists() and len(finished(path)) >= 3)
-    os.kill(job.pid, signal.SIGKILL); job.wait()
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
     wait_for(lambda: not any(alive(p) for p in os.listdir('/proc') if p.isdigit() and in_session(p, job.pid)) if os.path.isdir('/proc') else True)
     done = finished(path)
     assert 3 <= len(done) < ASKED['n_structures']
@@ -61,7 +63,8 @@ def in_session(pid, leader):
     except (FileNotFoundError, ProcessLookupError): return False
 
 def test_killed_worker_costs_nothing(whole, tmp_path):
-    client = local_client(2); cluster = client.cluster
+    client = local_client(2)
+    cluster = client.cluster
     try:
         job = threading.Thread(target=generate, args=(tmp_path/'stack',), kwargs=dict(client=client, progress=False, **ASKED))
         job.start()
@@ -69,7 +72,9 @@ def test_killed_worker_costs_nothing(whole, tmp_path):
         os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
         job.join(120)
         assert not job.is_alive() and bits(tmp_path/'stack') == bits(whole)
-    finally: client.close(); cluster.close()
+    finally:
+        client.close()
+        cluster.close()
 
 @pytest.mark.parametrize('script, message', [
     ("from hrtem_seg.data.generation import generate\ngenerate({path!r}, workers=2, progress=False, **{asked!r})", "job.py: new processes read the script"),
@@ -90,17 +95,22 @@ def test_scheduler_of_others_and_a_killed_worker(whole, tmp_path):
     known = tmp_path/'scheduler.json'
     started = [dask('scheduler', '--port', 0, '--no-dashboard', '--host', '127.0.0.1', '--scheduler-file', known)]
     try:
-        wait_for(known.exists); address = json.loads(known.read_text())['address']
+        wait_for(known.exists)
+        address = json.loads(known.read_text())['address']
         started += [dask('worker', address, '--nthreads', 1, '--no-nanny', '--no-dashboard') for _ in range(2)]
         with Client(address) as c: c.wait_for_workers(2, timeout=90)
         path = tmp_path/'stack'
-        job = threading.Thread(target=generate, args=(path,), kwargs=dict(scheduler=address, progress=False, **ASKED)); job.start()
+        job = threading.Thread(target=generate, args=(path,), kwargs=dict(scheduler=address, progress=False, **ASKED))
+        job.start()
         wait_for(lambda: len(finished(path)) >= 2)
-        started[1].kill(); assert len(finished(path)) < ASKED['n_structures']
+        started[1].kill()
+        assert len(finished(path)) < ASKED['n_structures']
         job.join(120)
         assert not job.is_alive() and bits(path) == bits(whole)
     finally:
-        for p in reversed(started): p.kill(); p.wait()
+        for p in reversed(started):
+            p.kill()
+            p.wait()
 
 def test_killed_scheduler_is_said_and_the_same_call_goes_on(whole, tmp_path):
     from distributed import Client
@@ -122,7 +132,9 @@ def test_killed_scheduler_is_said_and_the_same_call_goes_on(whole, tmp_path):
         job.join(120)
         assert len(said) == 1 and said[0].startswith('the scheduler of the workers does not answer any more')
     finally:
-        for p in reversed(started): p.kill(); p.wait()
+        for p in reversed(started):
+            p.kill()
+            p.wait()
     assert 2 <= len(finished(tmp_path/'stack')) < ASKED['n_structures']
     generate(tmp_path/'stack', workers=0, progress=False, **ASKED)
     assert bits(tmp_path/'stack') == bits(whole)
@@ -142,7 +154,8 @@ def test_existing_store_is_never_overwritten(whole, tmp_path):
     for change in (dict(seed=6), dict(doses=[50.]), dict(crop=64), dict(n_structures=9), dict(optics={})):
         with pytest.raises(ValueError, match=f'{next(iter(change))} is .* not'): generate(whole, workers=0, progress=False, **{**ASKED, **change})
     assert bits(whole) == before
-    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'notes.txt').write_text('keep me')
+    (tmp_path/'mine').mkdir()
+    (tmp_path/'mine'/'notes.txt').write_text('keep me')
     with pytest.raises((OSError, ValueError)): generate(tmp_path/'mine', workers=0, progress=False, **ASKED)
     assert (tmp_path/'mine'/'notes.txt').read_text() == 'keep me'
 
@@ -167,10 +180,15 @@ def test_failure_keeps_the_rest_and_names_the_structure(tmp_path, monkeypatch):
 def test_damage_is_found_named_and_mended(whole, tmp_path):
     import shutil
     path = shutil.copytree(whole, tmp_path/'stack')
-    chunk = path/'image'/'c'/'9'/'0'/'0'; raw = bytearray(chunk.read_bytes()); raw[-20] ^= 255; chunk.write_bytes(raw)
+    chunk = path/'image'/'c'/'9'/'0'/'0'
+    raw = bytearray(chunk.read_bytes())
+    raw[-20] ^= 255
+    chunk.write_bytes(raw)
     (path/'mask'/'c'/'0'/'0'/'0').unlink()
-    wave = path/'waves'/'full'/'c'/'7'/'0'/'0'/'0'/'0'; wave.write_bytes(wave.read_bytes()[:1000])
-    record = path/'finished'/'000003.json'; record.write_text(record.read_text()[:-500])
+    wave = path/'waves'/'full'/'c'/'7'/'0'/'0'/'0'/'0'
+    wave.write_bytes(wave.read_bytes()[:1000])
+    record = path/'finished'/'000003.json'
+    record.write_text(record.read_text()[:-500])
     assert {(d.number, os.path.basename(os.path.dirname(d.file))) for d in damaged(path)} == {(4, '0'), (0, '0'), (7, '0'), (3, 'finished')}
     repair(path)
     assert damaged(path) == [] and bits(path) == bits(whole)
@@ -205,7 +223,8 @@ PAIR = {**ASKED, 'n_structures': 2, 'doses': [400.], 'labels': ['instance', 'gra
         'scene': dict(cell=[36., 36.], n_particles=2, radius=6., n_defects=1, separation=2., substrate='vacuum')}
 
 def test_instances_and_grains_are_kept_checked_and_mended(tmp_path):
-    path = tmp_path/'stack'; ds = generate(path, workers=0, progress=False, **PAIR)
+    path = tmp_path/'stack'
+    ds = generate(path, workers=0, progress=False, **PAIR)
     assert ds.instance.dtype == ds.grain.dtype == np.uint8 and ds.instance.dims == ('sample', 'y', 'x')
     for k in ('instance', 'grain'): assert ((ds[k] > 0).values == ds.mask.values).all()
     one = ds.isel(sample=0)
@@ -215,7 +234,8 @@ def test_instances_and_grains_are_kept_checked_and_mended(tmp_path):
     again = regenerate(ds, 1)
     for k in ('image', 'mask', 'instance', 'grain'): assert (again[k].values == ds[k].values[1]).all()
     before = {f: f.read_bytes() for f in path.glob('*/c/*/*/*')}
-    chunk = path/'instance'/'c'/'1'/'0'/'0'; chunk.write_bytes(chunk.read_bytes()[:-5])
+    chunk = path/'instance'/'c'/'1'/'0'/'0'
+    chunk.write_bytes(chunk.read_bytes()[:-5])
     assert [d.file for d in damaged(path)] == [str(chunk)]
     repair(path)
     assert damaged(path) == [] and before == {f: f.read_bytes() for f in path.glob('*/c/*/*/*')}
@@ -249,9 +269,11 @@ def test_network_never_sees_an_image_twice(whole):
     seen = []
     class Watched(Redraw):
         def read(self, idx, rng):
-            x, y = super().read(idx, rng); seen.extend(checksum(a) for a in x)
+            x, y = super().read(idx, rng)
+            seen.extend(checksum(a) for a in x)
             return x, y
-    ds = open_stack(whole); few = ds.isel(sample=ds.dose.values == 400.)
+    ds = open_stack(whole)
+    few = ds.isel(sample=ds.dose.values == 400.)
     source = Watched(whole, few, dose=('uniform', 100., 400.), defocus=('uniform', -200., 0.), camera='direct', optics={'aberrations': {'A1': [('uniform', 0., 20.), 0.]}})
     got = fit({'name': 'UNet'}, source, few.isel(sample=[0]), epochs=3, batch_size=4)
     assert len(seen) == len(set(seen)) == 3*few.sizes['sample']
@@ -305,7 +327,8 @@ def mine(small, tmp_path):
 
 def test_lost_chunks_are_left_out_and_made_again(small, mine):
     (mine/'image'/'c'/'1'/'0'/'0').unlink()
-    mask = mine/'mask'/'c'/'2'/'0'/'0'; mask.write_bytes(mask.read_bytes()[:20])     # an interrupted copy
+    mask = mine/'mask'/'c'/'2'/'0'/'0'
+    mask.write_bytes(mask.read_bytes()[:20])     # an interrupted copy
     with pytest.warns(UserWarning, match='2 of 3 structures are left out'): ds = open_stack(mine)
     assert ds.number.values.tolist() == [0]
     assert [d.number for d in lost(mine)] == [1, 2]
@@ -322,8 +345,10 @@ def test_lost_waves_are_named_not_read_as_nothing(mine):
 
 @pytest.mark.filterwarnings('error')
 def test_files_of_other_programs_are_passed_over(small, mine):
-    (mine/'.DS_Store').write_bytes(b'x'); (mine/'finished'/'.DS_Store').write_bytes(b'x')
-    (mine/'.ipynb_checkpoints').mkdir(); (mine/'finished'/'.ipynb_checkpoints').mkdir()
+    (mine/'.DS_Store').write_bytes(b'x')
+    (mine/'finished'/'.DS_Store').write_bytes(b'x')
+    (mine/'.ipynb_checkpoints').mkdir()
+    (mine/'finished'/'.ipynb_checkpoints').mkdir()
     for name in ('000001 (conflicted copy 2026-03-01).json', '000002 2.json', '000001-checkpoint.json', 'copy of 000001.json'):
         (mine/'finished'/name).write_text('{}')
     (mine/'image'/'c'/'1'/'0'/'0 (conflicted copy)').write_bytes(b'x')
@@ -334,14 +359,17 @@ def test_files_of_other_programs_are_passed_over(small, mine):
 
 def test_a_folder_that_only_a_desktop_wrote_to_is_free(tmp_path):
     path = tmp_path/'stack'
-    path.mkdir(); (path/'.DS_Store').write_bytes(b'x')
+    path.mkdir()
+    (path/'.DS_Store').write_bytes(b'x')
     assert generate(path, **SMALL).sizes['sample'] == 3
 
 @pytest.mark.parametrize('where, message', [('file', 'is a file'), ('file/stack', 'nothing can be written'), ('notes', "holds 'mine.txt'"), ('/proc/stack', 'nothing can be written')])
 def test_a_place_that_cannot_be_written_is_named_before_any_work(tmp_path, where, message, monkeypatch):
     import hrtem_seg.data.generation as g
     monkeypatch.setattr(g, 'make_structure', lambda *a: pytest.fail('worked first'))
-    (tmp_path/'file').write_text('x'); (tmp_path/'notes').mkdir(); (tmp_path/'notes'/'mine.txt').write_text('keep me')
+    (tmp_path/'file').write_text('x')
+    (tmp_path/'notes').mkdir()
+    (tmp_path/'notes'/'mine.txt').write_text('keep me')
     with pytest.raises((OSError, ValueError), match=message): generate(tmp_path/where, **SMALL)
 
 def test_a_full_disk_stops_the_job_and_keeps_what_is_there(tmp_path, monkeypatch):

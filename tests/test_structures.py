@@ -69,5 +69,6 @@ def test_sphere_of_the_reference():
     assert np.allclose(np.sort(np.linalg.norm(p.positions, axis=1)), np.sort(np.linalg.norm(ref, axis=1)), atol=1e-3)
 
 def test_cif_that_is_none(tmp_path):
-    f = tmp_path/'broken.cif'; f.write_text('loop_\n_atom_site_label\n')
+    f = tmp_path/'broken.cif'
+    f.write_text('loop_\n_atom_site_label\n')
     with pytest.raises(ValueError, match='broken.cif'): crystal(str(f))

@@ -71,7 +71,8 @@ def killed_when(out, ready, timeout=240):
     for q in family:
         try: q.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess: pass
-    p.wait(); psutil.wait_procs(family, timeout=10)
+    p.wait()
+    psutil.wait_procs(family, timeout=10)
 
 def test_killed_twice_it_resumes_to_the_same_bits(tiny_study, tmp_path):
     structures = lambda: list(tmp_path.glob('tasks/make_stack-*.part/stack/finished/*.json'))

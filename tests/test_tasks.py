@@ -33,7 +33,8 @@ def broken(folder, **settings): raise ValueError('nothing to see')
 @pytest.fixture
 def makers(tmp_path, monkeypatch):
     (tmp_path/'task_makers.py').write_text(MAKERS)
-    monkeypatch.syspath_prepend(str(tmp_path)); monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')]))
     sys.modules.pop('task_makers', None)
     import task_makers
     return task_makers
@@ -52,7 +53,8 @@ if __name__ == '__main__':
 '''
 
 def test_two_studies_at_once_make_a_shared_task_once(makers, tmp_path):
-    (tmp_path/'study.py').write_text(STUDY); log = tmp_path/'log'
+    (tmp_path/'study.py').write_text(STUDY)
+    log = tmp_path/'log'
     runs = [subprocess.Popen([sys.executable, 'study.py', str(tmp_path/'tasks'), str(log), doses], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             for doses in ('[30, 100, 300]', '[300, 100, 900]')]
     said = [p.communicate(timeout=600)[0] for p in runs]

@@ -21,12 +21,17 @@ reference = pytest.mark.skipif(not SHARED.exists(), reason=f'no reference waves 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(n)
 
 def cluster(n=3, cell=(12.8, 12.8, 12.), pbc=True):
-    a = Octahedron('Au', n); a.rotate(20, (1, 1, .3)); a.set_cell(cell); a.center(); a.pbc = pbc
+    a = Octahedron('Au', n)
+    a.rotate(20, (1, 1, .3))
+    a.set_cell(cell)
+    a.center()
+    a.pbc = pbc
     return a
 
 def stored(name):
@@ -38,7 +43,8 @@ def stored(name):
 
 def sampled_atom(number, pixel, dz=2/16, bound=3.):
     "Projected potential (V Å) of an atom as Prismatic 2 makes it: sampled at points, those along the beam half a step of `dz` beside the nucleus, summed, softly cut at 0.75 to 0.95 of the band and at 3 Å"
-    k = int(np.ceil(bound/pixel - 1e-6)); x = np.arange(-k, k + 1)*pixel
+    k = int(np.ceil(bound/pixel - 1e-6))
+    x = np.arange(-k, k + 1)*pixel
     p, two = parameters()[number], POTENTIAL*np.pi*dz   # 2π² a₀ e dz
     def v(r2): return two*sum(a*np.exp(-2*np.pi*np.sqrt(b*r2))/np.sqrt(r2) for a, b in p[:6].reshape(3, 2)) + two*np.sqrt(np.pi)*sum(c*d**-1.5*np.exp(-np.pi**2*r2/d) for c, d in p[6:].reshape(3, 2))
     half = (np.arange(int(np.ceil(bound/dz))) + .5)*dz
@@ -65,8 +71,10 @@ def test_axes_and_beam_direction_agree_with_prismatic():
     theirs = from_prismatic(d['wave'], .2, 16., 2., 8.)
     args = dict(pixel=.1, band=.5, aperture='square', projection='finite', plane=8.)
     assert wave_error(exit_wave(a, **args).full[0], theirs) < .03
-    flipped = a.copy(); flipped.positions[:, 2] = 16 - flipped.positions[:, 2]
-    swapped = a.copy(); swapped.positions[:, 0] = 20 - swapped.positions[:, 0]
+    flipped = a.copy()
+    flipped.positions[:, 2] = 16 - flipped.positions[:, 2]
+    swapped = a.copy()
+    swapped.positions[:, 0] = 20 - swapped.positions[:, 0]
     for wrong in (flipped, swapped): assert wave_error(exit_wave(wrong, **args).full[0], theirs) > .2
 
 @reference
@@ -94,12 +102,15 @@ STEM = prismatic_status(sys.executable)
 
 def gridded_atom(number, pixel, n, bound=3., sub=8):
     "Projected potential (V Å) of an atom as Prismatic 1 grids it: in real space, averaged over each pixel, cut off at a square of ±3 Å where it is made to end at 0"
-    k = int(np.ceil(bound/pixel)); c = np.arange(-k, k + 1)
-    x = ((c[:, None] + (np.arange(sub) + .5)/sub - .5)*pixel).ravel(); r = np.hypot(x[:, None], x)
+    k = int(np.ceil(bound/pixel))
+    c = np.arange(-k, k + 1)
+    x = ((c[:, None] + (np.arange(sub) + .5)/sub - .5)*pixel).ravel()
+    r = np.hypot(x[:, None], x)
     p, two = parameters()[number], POTENTIAL*np.pi   # 2π² a₀ e
     v = sum(2*two*a*k0(2*np.pi*np.sqrt(b)*r) for a, b in p[:6].reshape(3, 2)) + sum(two*c/d*np.exp(-(np.pi*r)**2/d) for c, d in p[6:].reshape(3, 2))
     v, d = v.reshape(2*k + 1, sub, 2*k + 1, sub).mean((1, 3)), round(np.sqrt(2*k + 1))
-    out = np.zeros((n, n)); out[np.ix_(c % n, c % n)] = np.clip(v - v[0, [k - d, k + d]].max(), 0, None)
+    out = np.zeros((n, n))
+    out[np.ix_(c % n, c % n)] = np.clip(v - v[0, [k - d, k + d]].max(), 0, None)
     return out
 
 @pytest.mark.skipif(not STEM['installed'] or STEM['hrtem'] or bool(STEM['error']),
@@ -120,7 +131,8 @@ def test_image_agrees_with_prismatic_stem_by_reciprocity(tmp_path, monkeypatch):
     theirs = np.load(tmp_path/'image.npy')[..., 0]*(aperture**2).sum()
     k = np.floor(np.float32(a.positions[:, 2] - a.positions[:, 2].min())/np.float32(2)).astype(int)   # its slices begin at the atom it meets first
     def image(k, C1=C1):
-        b = a.copy(); b.positions[:, 2] = 2*k + 1.
+        b = a.copy()
+        b.positions[:, 2] = 2*k + 1.
         w = exit_wave(b, pixel=pixel, slice_thickness=2., band=.5, aperture='square', plane=2*k.max() + 1., precision='double').full.values[0]
         return (abs(np.fft.ifft2(np.fft.fft2(w)*aperture*np.exp(-1j*(np.pi*lam*C1*q2 + .5*np.pi*lam**3*C3*q2**2))))**2)[::8, ::8]
     def error(i): return np.linalg.norm(i - theirs)/np.linalg.norm(theirs - theirs.mean())
@@ -155,11 +167,14 @@ def test_same_record_same_bits_and_other_seed_other_bits():
 
 def test_particle_behind_its_substrate():
     "The particle's own wave does not depend on what lies above it or beside it"
-    au = cluster(3, (12.8, 12.8, 20.)); au.positions[:, 2] += 3
+    au = cluster(3, (12.8, 12.8, 20.))
+    au.positions[:, 2] += 3
     rng = np.random.default_rng(0)
     for lo, hi in ((0, 3.), (0, 19.)):
         c = ase.Atoms('C60', positions=rng.uniform([0, 0, lo], [12.8, 12.8, hi], (60, 3)))
-        s = c + au; s.set_cell(au.cell); s.pbc = True
+        s = c + au
+        s.set_cell(au.cell)
+        s.pbc = True
         s.arrays['particle_id'] = np.r_[np.full(60, -1), np.zeros(len(au))].astype(np.int16)
         w = exit_wave(s, plane=15.)
         assert abs(w.particle - exit_wave(au, plane=15.).full).max() < 1e-5 < abs(w.particle - w.full).max()
@@ -184,9 +199,14 @@ def test_bad_settings_are_refused(what, message):
     with pytest.raises((ValueError, KeyError, MemoryError), match=message.replace('(', r'\(')): exit_wave(cluster(), **what)
 
 def test_bad_scenes_are_refused():
-    skew = cluster(); skew.set_cell([[12.8, 1, 0], [0, 12.8, 0], [0, 0, 12]])
-    outside = cluster(pbc=False); outside.positions[0, 0] = -1
-    high, nan, odd = (cluster() for _ in range(3)); high.positions[3, 2] = 13; nan.positions[5, 0] = np.nan; odd.numbers[0] = 110
+    skew = cluster()
+    skew.set_cell([[12.8, 1, 0], [0, 12.8, 0], [0, 0, 12]])
+    outside = cluster(pbc=False)
+    outside.positions[0, 0] = -1
+    high, nan, odd = (cluster() for _ in range(3))
+    high.positions[3, 2] = 13
+    nan.positions[5, 0] = np.nan
+    odd.numbers[0] = 110
     with pytest.raises(ValueError, match='to 13.000 Å, outside the cell of 12 Å'): exit_wave(high)
     with pytest.raises(ValueError, match='atom 5'): exit_wave(nan)
     with pytest.raises(ValueError, match="element 'Ds'"): exit_wave(odd)
@@ -199,8 +219,10 @@ def test_bad_scenes_are_refused():
 def test_resampling_keeps_what_the_coarse_grid_can_hold():
     w = exit_wave(cluster(), pixel=.1).full
     small = resample(w, .4)
-    qy, qx = freqs(small.shape[1:], .4); inside = np.maximum(abs(qy), abs(qx)) < 1.2
-    big = np.fft.fft2(w.values)[0]; n = big.shape[0]
+    qy, qx = freqs(small.shape[1:], .4)
+    inside = np.maximum(abs(qy), abs(qx)) < 1.2
+    big = np.fft.fft2(w.values)[0]
+    n = big.shape[0]
     j = np.rint(np.fft.fftfreq(32)*32).astype(int)
     assert np.allclose((np.fft.fft2(small.values)[0]/32**2)[inside], (big[np.ix_(j % n, j % n)]/n**2)[inside], atol=1e-6)
 
@@ -211,7 +233,9 @@ def test_waves_are_compared_on_coordinates_that_differ_in_the_last_bit():
 def test_prismatic_that_fails_says_what_it_left(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     a = cluster()
-    program = tmp_path/'python'; program.write_text('#!/bin/sh\necho the reason\nexit 3\n'); program.chmod(0o755)
+    program = tmp_path/'python'
+    program.write_text('#!/bin/sh\necho the reason\nexit 3\n')
+    program.chmod(0o755)
     with pytest.raises(RuntimeError, match=r'(?s)exit status 3.*the reason'):
         prismatic_wave(a.numbers, a.positions, (12.8, 12.8, 12.), .1, 2., 6., python=str(program))
     with pytest.raises(ValueError, match='multiple of 4'): prismatic_wave(a.numbers, a.positions, (12.9, 12.9, 12.), .1, 2., 6.)
@@ -236,7 +260,8 @@ def test_whole_path_to_prismatic_with_its_own_stored_wave(tmp_path, monkeypatch)
     "All that lies around Prismatic 2, on a wave that it computed: it is asked in a process, a folder and a home of its own, for the right settings and atoms"
     pytest.importorskip('h5py', reason='h5py, which Prismatic 2 needs, is not installed')
     (tmp_path/'pyprismatic.py').write_text(STAND_IN)
-    (tmp_path/'pyprismatic-1.2.0.dist-info').mkdir(); (tmp_path/'pyprismatic-1.2.0.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: pyprismatic\nVersion: 1.2.0\n')
+    (tmp_path/'pyprismatic-1.2.0.dist-info').mkdir()
+    (tmp_path/'pyprismatic-1.2.0.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: pyprismatic\nVersion: 1.2.0\n')
     a = stored('axes_test')
     lines = prismatic_xyz(a.numbers, a.positions, tuple(np.diag(a.cell)), 2.)[0].splitlines()[2:4]
     for k, v in dict(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')]), STORED_WAVE=str(SHARED/'axes_test_0.1A.npz'), ATOMS='\n'.join(lines)).items(): monkeypatch.setenv(k, v)
@@ -253,7 +278,9 @@ PRISMATIC = prismatic_status()
 def test_prismatic_2_itself():
     "Both waves and each phonon by the real program, beside ours at its slices and band; what is left is its gridding of atoms"
     a, c = cluster(), ase.Atoms('C20', positions=np.random.default_rng(0).uniform([0, 0, 10], [12.8, 12.8, 14], (20, 3)))
-    s = a + c; s.set_cell((12.8, 12.8, 16.)); s.pbc = True
+    s = a + c
+    s.set_cell((12.8, 12.8, 16.))
+    s.pbc = True
     s.arrays['particle_id'] = np.r_[np.zeros(len(a)), np.full(20, -1)].astype(np.int16)
     args = dict(pixel=.1, projection='finite', phonons=2, seed=3)
     theirs, ours = exit_wave(s, engine='prismatic', **args), exit_wave(s, band=.5, aperture='square', **args)
@@ -273,14 +300,18 @@ def test_accuracy_is_measured_as_it_is_told():
 
 def test_particles_from_their_box_are_those_of_the_whole_cell():
     "Also across the cell's edges, with phonons, and in a cell that is not square; refused where a box cannot do it"
-    a = ase.Atoms(cluster(cell=(25.6, 38.4, 14.))); a.positions -= [12.8, 12.8, 0]; a.wrap()
-    b = ase.Atoms(cluster(cell=(25.6, 38.4, 14.))); b.positions += [2, -5, 0]
+    a = ase.Atoms(cluster(cell=(25.6, 38.4, 14.)))
+    a.positions -= [12.8, 12.8, 0]
+    a.wrap()
+    b = ase.Atoms(cluster(cell=(25.6, 38.4, 14.)))
+    b.positions += [2, -5, 0]
     for scene in (a, b):
         whole, box = exit_wave(scene, phonons=2, rms=.08, seed=3).particle, particle_wave(scene, phonons=2, rms=.08, seed=3)
         assert box.dims == whole.dims and box.sizes == whole.sizes and wave_error(box[0], whole[0]) < .02 < wave_error(box[0], whole[1])
     with pytest.raises(ValueError, match=r'beam_tilt=\(0, 1\)'): particle_wave(a, beam_tilt=(0, 1))
     with pytest.raises(ValueError, match='no particles'):
-        a.arrays['particle_id'] = np.full(len(a), -1); particle_wave(a)
+        a.arrays['particle_id'] = np.full(len(a), -1)
+        particle_wave(a)
 
 def test_a_box_as_large_as_a_cell_without_neighbours_is_the_cell():
     a = ase.Atoms(cluster(cell=(12.8, 12.8, 14.), pbc=False))
@@ -354,7 +385,8 @@ def test_an_aliased_beam_is_refused():
 def test_electrons_that_leave_the_band_are_counted_and_said():
     "Twenty nanometres of gold along [100]"
     a = bulk('Au', cubic=True)*(3, 3, 49)
-    a.cell[2, 2] += 2; a.positions += .01
+    a.cell[2, 2] += 2
+    a.positions += .01
     with pytest.warns(UserWarning, match=r'% of the electrons have left the band of 1.7'):
         w = exit_wave(a, pixel=.2)
     assert .6 < w.full.kept < .8 and w.full.kept == pytest.approx(float((abs(w.full)**2).mean()), abs=1e-4)
@@ -364,10 +396,12 @@ def test_electrons_that_leave_the_band_are_counted_and_said():
 
 def aligned(axis, degrees=0., symbol='Au', radius=8.):
     a = bulk(symbol, cubic=True)*(6, 6, 6)
-    a.rotate(axis, 'z'); a.rotate(degrees, (1, .3, 0))
+    a.rotate(axis, 'z')
+    a.rotate(degrees, (1, .3, 0))
     a.positions -= a.positions.mean(0)
     a = a[(a.positions**2).sum(1) < radius**2]
-    a.set_cell([25.6, 25.6, 20]); a.positions += [12.8, 12.8, 10]
+    a.set_cell([25.6, 25.6, 20])
+    a.positions += [12.8, 12.8, 10]
     return a
 
 @pytest.mark.parametrize('axis, degrees, symbol, pixel, warned', [
@@ -383,7 +417,8 @@ def test_one_aligned_particle_among_others_is_named():
     a, b = aligned((3, 5, 11)), aligned((1, 1, 0))
     b.positions[:, 0] += 25.6
     both = a + b
-    both.set_cell([51.2, 25.6, 20]); both.set_array('particle_id', np.repeat([0, 1], [len(a), len(b)]))
+    both.set_cell([51.2, 25.6, 20])
+    both.set_array('particle_id', np.repeat([0, 1], [len(a), len(b)]))
     assert near_axis(both) == [1]
 
 def test_rounding_below_the_cell_is_no_reason_to_refuse():
@@ -414,7 +449,9 @@ def test_waves_of_odd_sizes(ny, nx):
     for j, i in few: f[j, i] = rng.normal() + 1j*rng.normal()
     w = xr.DataArray(np.fft.ifft2(f), dims=('y', 'x'), coords={'y': np.arange(ny)*.3, 'x': np.arange(nx)*.3})
     try: fine = resample(w, .2)
-    except ValueError as e: assert 'no square pixel' in str(e); return
+    except ValueError as e:
+        assert 'no square pixel' in str(e)
+        return
     g = np.fft.fft2(fine.values)*np.prod(w.shape)/np.prod(fine.shape)
     assert max(abs(g[j, i] - f[j, i]) for j, i in few) < 1e-9
     assert abs(g).sum() == pytest.approx(abs(f).sum())
@@ -442,7 +479,8 @@ def test_displacements_from_the_table():
     assert thermal_displacements('C')['C'] == pytest.approx(.043, abs=.0015) and thermal_displacements('Au')['Au'] == pytest.approx(.0898, abs=.0005)
     assert thermal_displacements('GaAs')['Ga'] != thermal_displacements('Ga')['Ga']
     a = cluster() + ase.Atoms('C3', positions=[[1, 1, 10.9], [5, 5, 11.], [9, 9, 11.]])
-    a.set_cell((12.8, 12.8, 12.)); a.pbc = True
+    a.set_cell((12.8, 12.8, 12.))
+    a.pbc = True
     a.set_array('particle_id', np.repeat([0, -1], [len(a) - 3, 3]))
     w = exit_wave(a, rms='table')
     used = json.loads(w.record)['wave']['rms']
