@@ -1924,6 +1924,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'hrtem_seg/learning/training.py'),
                                              'hrtem_seg.learning.training._domain_of': ( 'learning/training.html#_domain_of',
                                                                                          'hrtem_seg/learning/training.py'),
+                                             'hrtem_seg.learning.training._doubt_epoch': ( 'learning/training.html#_doubt_epoch',
+                                                                                           'hrtem_seg/learning/training.py'),
                                              'hrtem_seg.learning.training._finished': ( 'learning/training.html#_finished',
                                                                                         'hrtem_seg/learning/training.py'),
                                              'hrtem_seg.learning.training._folder': ( 'learning/training.html#_folder',

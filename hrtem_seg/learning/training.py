@@ -152,6 +152,13 @@ def _check_whole(lo, **values):
         if whole and value >= lo: continue
         raise ValueError(f'{name}={value!r}: expected a whole number of {lo} or above')
 
+def _doubt_epoch(augment, keep):
+    "Warn where the kept epoch is chosen on images that are unlike all that are trained on"
+    strength = augment.get('noise', 0.)
+    if keep == 'last' or np.min(strength) == 0: return
+    warnings.warn(f"augment={{'noise': {strength}}} and keep={keep!r}: every training image gets noise and no validation image does, "
+                  "so an epoch is kept that knows images without noise; keep='last' does not choose, noise from 0 on has both")
+
 @dataclass
 class Settings:
     "What a run is asked to do; the fields are those of `fit`"
@@ -186,6 +193,7 @@ class Settings:
         frozen_modules(network, self.freeze)
         make_schedule(self.schedule, self.lr, self.epochs)
         choose_precision(self.precision, self.device)
+        _doubt_epoch(self.augment, self.keep)
 
     def to_record(self, imaging):
         "As plain values; `imaging` is what a `Redraw` draws from"
@@ -546,7 +554,7 @@ def fit(
     freeze='none',           # One of `FREEZE`, or names of submodules
     benchmarks:dict=None,    # {name: stack} scored at every epoch and before the first
     metrics=('dice',),       # For the validation and benchmark stacks
-    keep:str='loss',         # The epoch that is kept: least validation 'loss', best validation 'dice', or 'last'
+    keep:str='loss',         # The epoch that is kept: least 'loss' or best 'dice' on `valid`, never augmented, or 'last'
     precision:str='auto',    # 'auto', 'bfloat16' or 'float32'
     device=None,             # By default a GPU if there is one
     standardisation:str=None,# 'robust' or 'mean'; by default the network's own way, which is 'robust' for a new one
