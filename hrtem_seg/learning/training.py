@@ -156,8 +156,9 @@ def _doubt_epoch(augment, keep):
     "Warn where the kept epoch is chosen on images that are unlike all that are trained on"
     strength = augment.get('noise', 0.)
     if keep == 'last' or np.min(strength) == 0: return
-    warnings.warn(f"augment={{'noise': {strength}}} and keep={keep!r}: every training image gets noise and no validation image does, "
-                  "so an epoch is kept that knows images without noise; keep='last' does not choose, noise from 0 on has both")
+    warnings.warn(f"augment={{'noise': {strength}}} and keep={keep!r}: every training image gets noise and "
+                  "no validation image does, so an epoch is kept that knows images without noise; "
+                  "keep='last' does not choose, noise from 0 on has both")
 
 @dataclass
 class Settings:
@@ -554,7 +555,7 @@ def fit(
     freeze='none',           # One of `FREEZE`, or names of submodules
     benchmarks:dict=None,    # {name: stack} scored at every epoch and before the first
     metrics=('dice',),       # For the validation and benchmark stacks
-    keep:str='loss',         # The epoch that is kept: least 'loss' or best 'dice' on `valid`, never augmented, or 'last'
+    keep:str='loss',         # The epoch kept: least 'loss' or best 'dice' on `valid` as it is, or 'last'
     precision:str='auto',    # 'auto', 'bfloat16' or 'float32'
     device=None,             # By default a GPU if there is one
     standardisation:str=None,# 'robust' or 'mean'; by default the network's own way, which is 'robust' for a new one
