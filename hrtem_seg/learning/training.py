@@ -154,7 +154,7 @@ def _check_whole(lo, **values):
 
 def _doubt_epoch(augment, keep):
     "Warn where the kept epoch is chosen on images that are unlike all that are trained on"
-    strength = augment.get('noise', 0.)
+    strength = augment.get('noise') or 0.
     if keep == 'last' or np.min(strength) == 0: return
     warnings.warn(f"augment={{'noise': {strength}}} and keep={keep!r}: every training image gets noise and "
                   "no validation image does, so an epoch is kept that knows images without noise; "
