@@ -67,14 +67,13 @@ def combine(
 # %% ../../nbs/experiments/02_conditions.ipynb #32cc2426
 def _entries(settings, names): return {k: settings[k] for k in names}
 
-_SPOTS = _entries(CAMERAS['imperfect scintillator'], ('gain', 'dead', 'hot', 'xrays', 'illumination', 'sensor'))
 _FILM = _entries(REALISTIC['scene'], ('substrate', 'separation', 'overlap', 'placement'))
 _ATOMS = _entries(REALISTIC['wave'], ('rms', 'absorption'))
 _MICROSCOPE = dict(
     wave=dict(phonons=0, **_ATOMS),
     optics=dict(aberrations='TEAM05', focal_spread=10., vibration=.3, drift=[.3, .3]),
     doses=[422.], defocus=['normal', -150., 80.],
-    camera={**REALISTIC['camera'], **_SPOTS})
+    camera=CAMERAS['imperfect scintillator'])
 
 CAMERA_PIXEL = .2   # Å, near the 0.0215 nm of the published sessions
 
@@ -90,17 +89,17 @@ SESSIONS = {
                                n_defects=['integers', 0, 2])}
 
 def recorded(
-    settings:dict, # Of `generate`
-    camera,        # As for `detect`, a name in `CAMERAS`, or None
-)->dict: # What changes in them, so that the images keep their pixel and field
-    "Images of a camera whose pixels are about `CAMERA_PIXEL`, binned to those that are asked for"
-    camera = plain_camera(camera)
-    if camera is None: return {'camera': None}
+    settings:dict, # Of `generate`; without a camera, or with one that says its binning, they stay as they are
+)->dict: # The same images, of a camera whose pixels are about `CAMERA_PIXEL` and are binned to those of the images
+    "Settings with the pixels of the camera"
+    camera = plain_camera(settings.get('camera'))
+    if camera is None or 'binning' in camera: return settings
     binning = max(1, round(settings['pixel']/CAMERA_PIXEL))
-    return {
+    finer = {
         'camera': {**camera, 'binning': binning},
         'pixel': settings['pixel']/binning,
         'crop': settings['crop']*binning}
+    return {**settings, **finer}
 
 def session_settings(
     base:dict,      # Settings of `generate`
@@ -109,8 +108,7 @@ def session_settings(
 )->dict: # Settings of `generate`; the images have the pixel and the field of the base
     "A session, with its camera"
     check_in(SESSIONS, session=name)
-    settings = combine(base, SESSIONS[name], change)
-    return {**settings, **recorded(settings, settings['camera'])}
+    return recorded(combine(base, SESSIONS[name], change))
 
 # %% ../../nbs/experiments/02_conditions.ipynb #53418fe2
 def _typical(value):
@@ -182,7 +180,7 @@ def stacks(
     sources = {}
     waves = {}
     for name, change in conditions.items():
-        settings = combine(base, change)
+        settings = recorded(combine(base, change))
         key = str([settings.get(k) for k in ('n_structures', *BORROWED)])
         shared = {'waves': waves[key]} if key in waves else {}
         made = tasks.do(make_stack, **settings, **shared)
@@ -197,7 +195,7 @@ def dose_sources(
     doses,     # e/Å²
 )->dict: # {dose: source}
     "Have one stack made of all doses, and take each of them from it"
-    settings = combine(base, {'doses': list(doses)})
+    settings = recorded(combine(base, {'doses': list(doses)}))
     made = tasks.do(make_stack, **settings)
     tasks.raise_failed()
     sources = {}
