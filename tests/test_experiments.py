@@ -6,6 +6,7 @@ from hrtem_seg.experiments.results import matrices, score_table
 from hrtem_seg.data.generation import check_settings, generate
 from hrtem_seg.experiments.tasks import Tasks
 from hrtem_seg.data.stacks import leaks
+from hrtem_seg.imaging.cameras import CAMERAS
 
 SMALL = dict(n_structures=8, seed=3, crop=48, scene=dict(cell=[60., 60.], radius=12., n_particles=1), wave=dict(pixel=.3, slice_thickness=4.))
 
@@ -31,6 +32,16 @@ def test_shared_waves_give_the_images_that_waves_of_their_own_give(made, tmp_pat
     both = np.intersect1d(alone.structure.values, shared.structure.values)
     assert len(both) == 3
     for s in both: assert (alone.image.values[alone.structure.values == s] == shared.image.values[shared.structure.values == s]).all()
+
+def test_a_camera_has_finer_pixels_than_its_images(made):
+    tasks, base, found = made
+    more = stacks(tasks, base, {'near': {}, 'by name': {'camera': 'direct'}, 'coarse': {'camera': {**CAMERAS['direct'], 'binning': 1}}})
+    near, by_name, coarse = (samples(more[k]) for k in ('near', 'by name', 'coarse'))
+    assert json.loads(by_name.attrs['record'])['settings']['camera']['binning'] == 2
+    for seen in (by_name, coarse):
+        assert seen.image.shape == near.image.shape
+        np.testing.assert_allclose(seen.x, near.x)
+    assert (by_name.image.values != coarse.image.values).any()
 
 def test_parts_are_disjoint_and_lists_add_up(made):
     _, base, found = made

@@ -94,11 +94,10 @@ def recorded(
     "Settings with the pixels of the camera"
     camera = plain_camera(settings.get('camera'))
     if camera is None or 'binning' in camera: return settings
-    binning = max(1, round(settings['pixel']/CAMERA_PIXEL))
-    finer = {
-        'camera': {**camera, 'binning': binning},
-        'pixel': settings['pixel']/binning,
-        'crop': settings['crop']*binning}
+    pixel = settings.get('pixel') or settings['wave']['pixel']
+    binning = max(1, round(pixel/CAMERA_PIXEL))
+    finer = {'camera': {**camera, 'binning': binning}, 'pixel': pixel/binning}
+    if crop := settings.get('crop'): finer['crop'] = crop*binning
     return {**settings, **finer}
 
 def session_settings(
