@@ -81,7 +81,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info
 
 help:
-	@echo 'make        set up and run the dose study at quick size (about six minutes on 2 cores)'
+	@echo 'make        set up and run the dose study at quick size (less than ten minutes on 2 cores)'
 	@echo 'make test   set up and run the tests'
 	@echo 'make test-wheel  build the wheel, install it outside the clone and try the commands there'
 	@echo 'make prismatic  build Prismatic 1.1.16 for the tests, where that is possible (make test does it)'
