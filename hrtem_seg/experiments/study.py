@@ -156,10 +156,11 @@ def transfer(self:Study,
 @patch
 def score_on(self:Study,
     networks:dict, # From `pretrain` or `transfer`
-    tests:dict,    # {name: source}, the same for all
+    tests,         # {name: source}, the same for all, or a list of them, one of each replicate
 )->dict: # {key: task}
     "Score networks on the test structures of further sources"
-    return conditions.score_on(self.tasks, networks, [tests]*self.replicates)
+    of_each = tests if isinstance(tests, list) else [tests]*self.replicates
+    return conditions.score_on(self.tasks, networks, of_each)
 
 @patch
 def wait(self:Study,
