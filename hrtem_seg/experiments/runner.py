@@ -228,7 +228,7 @@ def bare_paths(
 KEPT = ('table.csv', 'matrix.csv', 'baselines.csv', 'beside.csv', 'fields.csv', 'lattice.csv', 'altered.csv',
         'trials.csv', 'cheapest.csv', 'enlarged.csv', 'strategies.csv', 'stands_for.csv', 'darkness.csv', 'finer.csv',
         'certainty.csv', 'pairs.csv', 'real.csv', 'warning.csv', 'claims.csv', 'collapsed.csv',
-        'before_after.png', 'transfer.png', 'dynamics.png', 'altered.png')
+        'before_after.png', 'transfer.png', 'dynamics.csv', 'dynamics.png', 'altered.png')
 
 def keep_result(
     folder, # Of a result
