@@ -209,7 +209,7 @@ def correct(args):
     pixel = None if args.pixel_size is None else 10*args.pixel_size
     image = read_micrograph(args.file, pixel, args.image, args.frame)
     out = check_writable(args.out)
-    drawn = None if args.labels is None else corrections.read_labels(args.labels, image.shape)
+    drawn = None if args.labels is None else corrections.read_labels(args.labels, image.shape, args.frame)
     if drawn is None:
         review.check_napari()
     before = None if args.blank else find(image, args.network or newest_network(args.runs))

@@ -216,11 +216,19 @@ def part(
     where = source.get('where', {})
     where = {**where, 'split': split}
     few = n or source.get('n')
-    cleaned = {'cleaning': CLEANING} if 'prepare' in source else {}
+    is_cleaned = 'prepare' in source or 'steps' in source.get('micrographs', {})
+    cleaned = {'cleaning': CLEANING} if is_cleaned else {}
     return {**source, **cleaned, 'where': where, 'n': few}
 
 # %% ../../nbs/experiments/02_conditions.ipynb #f6ffcd8f
 CLEAN = {'remove_xrays': remove_xrays, 'flat_field': flat_field, 'median_filter': median_filter}
+
+def _cleaned(image, steps):
+    "An image (y, x) after some of `CLEAN`, in their order"
+    for name, settings in steps.items():
+        check_in(CLEAN, steps=name)
+        image = CLEAN[name](image, **settings)
+    return image
 
 def _resized(mask, shape):
     "A mask on another grid: inside where it covers more than half of a pixel"
@@ -300,18 +308,25 @@ def micrograph_samples(
     pixel:float,    # Å, of the images
     to_pixel:float, # Å, that they are brought to
     crop:int,       # Pixels after that: the side of the field in the middle
+    steps:dict=None,# Preprocessing at their own pixel, before that, as for `prepare`
+    least:float=0., # Share of a field that has to be particle; other fields are left out
 )->xr.Dataset: # image, mask (sample, y, x)
     "Labelled micrographs in the form of a stack, to be scored at every epoch"
     found = labelled_micrographs({'real': dict(images=images, label=label, pixel=pixel)})
-    pictures, masks = [], []
+    names, pictures, masks = [], [], []
     for m in found:
-        finer = rescale(m.image, pixel=to_pixel)
+        image = m.image.copy(data=_cleaned(m.image.values, steps or {}))
+        finer = rescale(image, pixel=to_pixel)
         check_range(1, min(finer.shape), crop=crop)
         field = tuple(_middle(size, crop) for size in finer.shape)
+        mask = _resized(m.truth, finer.shape)[field]
+        if mask.mean() < least: continue
+        names.append(m.name)
         pictures.append(finer.values[field])
-        masks.append(_resized(m.truth, finer.shape)[field])
+        masks.append(mask)
+    if not names: raise ValueError(f'{images}: none of {len(found)} fields of {crop}² pixels is particle by {least:.1%}')
     dims = ('sample', 'y', 'x')
-    names = {'structure': ('sample', [m.name for m in found])}
+    names = {'structure': ('sample', names)}
     data = {'image': (dims, np.stack(pictures).astype('f4')), 'mask': (dims, np.stack(masks))}
     record = json.dumps({'settings': {'images': images}})
     return xr.Dataset(data, {**names, **coords((crop, crop), to_pixel)}, {'record': record})

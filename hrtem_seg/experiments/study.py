@@ -94,7 +94,7 @@ def session_stacks(self:Study,
     trained=(),       # The sessions that are trained on too; of the others half are for the curves, half to test
     once:bool=False,  # The same images for all replicates, as a microscope's session is
 )->list: # {name: source} of each replicate
-    "Surrogate sessions, of structures that nothing else is made of"
+    "Surrogate sessions, of structures that nothing else is made of; they differ in their particles alone"
     halves = {'valid': .5, 'test': .5}
     found = [{} for _ in range(self.replicates)]
     for name, n in structures.items():
@@ -113,8 +113,8 @@ def altered_sessions(self:Study,
     n:int,         # Structures, all to test on
     prepare:dict,  # Cleaning of their images, as for `prepare`
 )->dict: # {(session, change): source}
-    "Surrogate sessions whose structures are imaged once more, each time with something changed"
-    few = dict(n_structures=n, splits={'test': 1.}, seed=self.seed + 1000)
+    "Surrogate sessions of further structures, imaged several times, each time with something changed"
+    few = dict(n_structures=n, splits={'test': 1.}, seed=self.seed + 2000)   # none that a transfer has seen
     found = {}
     for name in sessions:
         imaged = {}

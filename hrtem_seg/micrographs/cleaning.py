@@ -360,7 +360,7 @@ def _take_out_spots(image):
 
 def _mark_given(image, mask):
     "What a mask says that is no specimen"
-    drawn = read_mask(mask) if isinstance(mask, (str, Path)) else np.asarray(mask, dtype=bool)
+    drawn = read_mask(mask, shown=True) if isinstance(mask, (str, Path)) else np.asarray(mask, dtype=bool)
     if drawn.shape != image.shape[-2:]:
         raise ValueError(f'a mask of shape {drawn.shape} for a micrograph of {image.shape[-2:]}: expected the same')
     known = image.valid.values & ~drawn

@@ -244,6 +244,15 @@ def _tagged_size(page):
     values = [page.tags[code].value for code in codes]
     return values[2:], values[:2]
 
+def _sizes_differ(series):
+    "Why pages are no movie: DigitalMicrograph gives each a pixel size"
+    if _tagged_size(series.pages[0].keyframe) is None:
+        return ''
+    sizes = {str(_tagged_size(page.aspage())) for page in series.pages if page is not None}
+    if len(sizes) == 1:
+        return ''
+    return f'its pages have {len(sizes)} pixel sizes: expected one; save each page as a file of its own'
+
 def _tiff_calibration(picture, tif, index):
     page = tif.series[index].pages[0].keyframe
     if tif.is_imagej and tif.imagej_metadata:
@@ -255,6 +264,7 @@ def _tiff_calibration(picture, tif, index):
     if scan and 'PixelWidth' in scan:
         return _calibrate(picture, (scan['PixelHeight'], scan['PixelWidth']), ('m', 'm'), 'FEI TIFF')
     tagged = _tagged_size(page)
+    picture.refused = picture.refused or _sizes_differ(tif.series[index])
     if tagged:
         return _calibrate(picture, *tagged, 'DigitalMicrograph TIFF')
     picture.calibration = ('none: the TIFF has no calibration of ImageJ, OME, FEI or DigitalMicrograph '
@@ -911,8 +921,9 @@ def read_micrograph(
 
 # %% ../../nbs/micrographs/01_readers.ipynb #a3037567
 def read_mask(
-    path, # A PNG or TIFF file of any depth
-)->np.ndarray: # bool (ny, nx), True where it is not black
+    path,             # A PNG or TIFF file of any depth
+    shown:bool=False, # What is shown counts, not the values of a TIFF, in which 0 may be shown as white
+)->np.ndarray: # bool (ny, nx), True where it is not black, or not 0
     "Read a mask from a file"
     path = Path(path)
     if path.suffix.lower() not in ('.png', '.tif', '.tiff'):
@@ -925,7 +936,10 @@ def read_mask(
             with Image.open(path) as im:
                 return np.asarray(im.convert('RGB'))
         import tifffile
-        return tifffile.imread(path)
+        with tifffile.TiffFile(path) as tif:
+            values = tif.asarray()
+            page = tif.pages[0]
+            return _turned(values, page) if shown and page.photometric == 0 else values
     a = _attempt(path, read)
     if a.ndim == 3:
         a = a.any(-1)

@@ -330,6 +330,11 @@ def _is_soft_mask(a):
     far = ndimage.distance_transform_edt(~inside)[a > 0]
     return inside.sum() > FULL*far.size and np.percentile(far, 99) <= EDGE
 
+def _particle_at_edge(a):
+    "Share of the outermost pixels that are not background"
+    edge = np.concatenate([a[0], a[-1], a[1:-1, 0], a[1:-1, -1]])
+    return (edge > 0).mean()
+
 def _from_picture(path):
     from skimage.io import imread
     read_mask(path)   # a file that is none is refused by name
@@ -339,6 +344,10 @@ def _from_picture(path):
     values = np.unique(a)
     if len(values) > MOST_LABELS:
         raise ValueError(f'{path} has {len(values)} values: expected labels, this is a picture')
+    share = _particle_at_edge(a)
+    if share > .5:
+        warnings.warn(f'{path}: {share:.0%} of its outermost pixels are particle, expected mostly film: is it inverted, '
+                      'or is the film a label of its own?')
     if _is_soft_mask(a):
         warnings.warn(f'{path}: a mask with a soft edge, cut at half of its highest value, {values[-1]}')
         return a > values[-1]/2
@@ -346,9 +355,22 @@ def _from_picture(path):
     return a > 0 if two else a
 
 # %% ../../nbs/segmentation/09_corrections.ipynb #25a75ac3
+def _inside(corners, shape):
+    "Rows and columns of the pixels whose centres a polygon of (x, y) holds"
+    return polygon(corners[:, 1] - .5, corners[:, 0] - .5, shape)   # a pixel's centre lies half a pixel inside it
+
 def _roi_pixels(roi, shape):
     "Rows and columns of the pixels whose centres a region holds"
     kind = roi.roitype.name
+    if roi.composite:   # stored as the rectangle around its parts, of which those that lie in others are holes
+        held = np.zeros(shape, bool)
+        try:
+            parts = roi.coordinates(multi=True)
+        except NotImplementedError:   # roifile reads no curves
+            return None
+        for part in parts: held[_inside(part, shape)] ^= True
+        return np.nonzero(held)
+    if roi.subtype.name in ('TEXT', 'IMAGE'): return None   # drawn on a rectangle, but not to outline anything
     top, left, bottom, right = (getattr(roi, side) for side in ('top', 'left', 'bottom', 'right'))
     if kind == 'RECT':
         rows, columns = np.mgrid[max(0, top):min(bottom, shape[0]), max(0, left):min(right, shape[1])]
@@ -358,10 +380,28 @@ def _roi_pixels(roi, shape):
         return ellipse(*middle, (bottom - top)/2, (right - left)/2, shape=shape)
     if kind not in ('POLYGON', 'FREEHAND', 'TRACED'):
         return None
-    corners = roi.coordinates()
-    return polygon(corners[:, 1] - .5, corners[:, 0] - .5, shape)   # a pixel's centre lies half a pixel inside it
+    return _inside(roi.coordinates(), shape)
 
-def _from_rois(path, shape):
+def _frame_of(roi):
+    "Which frame of a movie a region belongs to, counted from 1; 0 for all"
+    return max(roi.position, roi.z_position, roi.t_position)   # the first of a stack, the others of a hyperstack
+
+def _of_frame(rois, frame, path):
+    "The regions that belong to a frame"
+    frames = sorted({_frame_of(roi) for roi in rois} - {0})
+    if frame is None:
+        if len(frames) > 1:
+            raise ValueError(f'{path} has regions of {len(frames)} frames, {frames[0]} to {frames[-1]} counted from 1: '
+                             'say which frame they are for')
+        return rois
+    if not isinstance(frame, int): return rois   # a mean of frames
+    here = [roi for roi in rois if _frame_of(roi) in (0, frame + 1)]
+    if not here:
+        others = ', '.join(str(n - 1) for n in frames[:5])
+        raise ValueError(f'{path} has no region on frame {frame}, only on {others}{", …"*(len(frames) > 5)}')
+    return here
+
+def _from_rois(path, shape, frame):
     try:
         import roifile
     except ImportError:
@@ -373,6 +413,7 @@ def _from_rois(path, shape):
     rois = rois if isinstance(rois, list) else [rois]
     if shape is None:
         raise ValueError(f'{path}: outlines have no grid of their own: give the shape of the micrograph')
+    rois = _of_frame(rois, frame, path)
     labels = np.zeros(shape, np.int32)
     lost, covered = [], 0
     for number, roi in enumerate(rois, start=1):
@@ -385,7 +426,8 @@ def _from_rois(path, shape):
     if len(lost) == len(rois):
         raise ValueError(f'{path}: none of its {len(rois)} regions has an area inside {tuple(shape)} pixels')
     if lost:
-        warnings.warn(f'{path}: {len(lost)} of {len(rois)} regions have no area in the image: {", ".join(lost[:3])}')
+        warnings.warn(f'{path}: {len(lost)} of {len(rois)} regions have no area in the image, or none that can be read: '
+                      f'{", ".join(lost[:3])}')
     if covered:
         warnings.warn(f'{path}: {covered} regions lie over others, and the later ones count')
     return labels
@@ -393,6 +435,7 @@ def _from_rois(path, shape):
 def read_labels(
     path,             # A mask or label map as PNG or TIFF, or regions of ImageJ (.zip, .roi)
     shape:tuple=None, # (ny, nx) of the micrograph, which outlines need and pictures must have
+    frame=None,       # Of a movie, counted from 0, whose regions are wanted; those that name no frame are on all
 )->np.ndarray: # bool or int (ny, nx)
     "Read labels that another program wrote"
     path = Path(path)
@@ -401,7 +444,7 @@ def read_labels(
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file')
     if path.suffix.lower() in ('.zip', '.roi'):
-        return _from_rois(path, shape)
+        return _from_rois(path, shape, frame)
     a = _from_picture(path)
     if shape is not None:
         _check_shape(a.shape, shape, str(path))
@@ -443,7 +486,10 @@ def _fields_of(correction, pixel, side, least_known, cleaning):
             continue
         about = dict(structure=correction.structure, picture=correction.picture[:12], pixel=own, y0=y*own, x0=x*own,
                      height=image.shape[0]*own, width=image.shape[1]*own)
-        yield image.values[here], (mask & known)[here], about
+        seen = known[here]
+        values = image.values[here]
+        filled = np.where(seen, values, values[seen].mean())   # as `segment` does; the spread falls by 5 % at most
+        yield filled, mask[here] & seen, about
 
 def _radii(corrections):
     "[least, largest] radius of the particles, Å, without the outermost hundredths"
