@@ -70,6 +70,8 @@ def _check_segment(args):
             check_range(low, high, **{name: value})
     if args.frame is not None and args.frame != 'mean' and not args.frame.isdigit():
         raise ValueError(f"--frame={args.frame!r}: expected 'mean' or a whole number from 0")
+    if args.mask and not args.borders:
+        raise ValueError(f'--mask={args.mask} marks borders, bars and text as well: it cannot go with --no-borders')
     if args.device is not None:
         as_device(args.device)
 
@@ -112,8 +114,8 @@ class _Told:
             print(json.dumps(self.records, indent=1, ensure_ascii=False))
         elif len(self.tables) > 1:
             import pandas as pd
-            from hrtem_seg.segmentation.particles import describe
-            every = pd.concat(self.tables, ignore_index=True)
+            from hrtem_seg.segmentation.particles import describe, once_each
+            every = pd.concat(map(once_each, self.tables), ignore_index=True)
             print(f'all {len(self.tables)} files: {describe(every, self.args.border)}', flush=True)
         if self.failed and self.total > 1:
             names = ', '.join(map(str, self.failed))

@@ -166,3 +166,61 @@ def test_a_folder_is_made_and_nobodys_correction_is_written_over(tmp_path):
 def test_what_is_no_correction_is_told_how_one_is_made(tmp_path):
     (tmp_path/'a.png').write_bytes(b'x')
     with pytest.raises(ValueError, match='`hrtem-seg correct a.png` makes one'): read_corrections(tmp_path/'a.png')
+
+def composite(*boxes, **where):
+    "A region of several parts, as ImageJ stores it: the rectangle around them, and their outlines as a path"
+    import roifile
+    path = []
+    for top, left, bottom, right in boxes:
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        for number, (x, y) in enumerate(corners): path += [min(number, 1), x, y]
+        path.append(4)
+    path = np.array(path, 'f4')
+    tops, lefts, bottoms, rights = zip(*boxes)
+    return roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, top=min(tops), left=min(lefts), bottom=max(bottoms),
+                             right=max(rights), shape_roi_size=len(path), multi_coordinates=path, **where)
+
+def test_a_region_of_several_parts_is_not_the_rectangle_around_them(tmp_path):
+    import roifile
+    roifile.roiwrite(tmp_path/'two.zip', [composite((10, 10, 20, 20), (50, 60, 70, 80))])
+    found = read_labels(tmp_path/'two.zip', SHAPE) > 0
+    assert found.sum() == 100 + 400 and not found[30, 30]
+    roifile.roiwrite(tmp_path/'ring.zip', [composite((10, 10, 40, 40), (20, 20, 30, 30))])
+    ring = read_labels(tmp_path/'ring.zip', SHAPE) > 0
+    assert ring.sum() == 900 - 100 and not ring[25, 25]
+
+def test_text_on_an_image_is_no_particle(tmp_path):
+    import roifile
+    text = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, subtype=roifile.ROI_SUBTYPE.TEXT, top=5, left=5, bottom=15,
+                             right=60, name='10 nm')
+    roifile.roiwrite(tmp_path/'t.zip', [composite((10, 10, 20, 20)), text])
+    with pytest.warns(UserWarning, match='10 nm'): found = read_labels(tmp_path/'t.zip', SHAPE)
+    assert (found > 0).sum() == 100
+
+def test_regions_belong_to_their_frames(tmp_path):
+    import roifile
+    movie = np.stack([two(), np.roll(two(), 3, axis=0), 0*two()])
+    write_rois(tmp_path/'movie.zip', movie)
+    for frame in (0, 1): assert (read_labels(tmp_path/'movie.zip', SHAPE, frame) == movie[frame]).all()
+    with pytest.raises(ValueError, match='no region on frame 2, only on 0, 1'): read_labels(tmp_path/'movie.zip', SHAPE, 2)
+    with pytest.raises(ValueError, match='regions of 2 frames'): read_labels(tmp_path/'movie.zip', SHAPE)
+    slices = [composite((10, 10, 20, 20), name=f'at {t}', c_position=1, z_position=1, t_position=t) for t in (1, 2)]
+    roifile.roiwrite(tmp_path/'hyperstack.zip', slices)
+    assert (read_labels(tmp_path/'hyperstack.zip', SHAPE, 1) > 0).sum() == 100
+
+def test_labels_that_look_inverted_are_doubted(tmp_path):
+    Image.fromarray((255*(two() == 0)).astype('u1')).save(tmp_path/'inverted.png')
+    with pytest.warns(UserWarning, match='inverted'): read_labels(tmp_path/'inverted.png', SHAPE)
+    tifffile.imwrite(tmp_path/'film_is_one.tif', (1 + two()).astype('u1'))
+    with pytest.warns(UserWarning, match='a label of its own'): read_labels(tmp_path/'film_is_one.tif', SHAPE)
+
+def test_a_bar_does_not_change_the_greys_of_a_field():
+    from hrtem_seg.learning.prediction import standardise
+    whole = picture(0)
+    barred = whole.copy(data=whole.values.copy())
+    barred.values[-8:] = 0
+    def film(image):
+        stack = as_stack([correct(image, two())], .6, 90)
+        greys = standardise(stack.image.values[0])[:80]
+        return greys[two()[:80, :90] == 0].std()
+    assert film(barred) == pytest.approx(film(whole), rel=.06)

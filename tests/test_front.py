@@ -52,7 +52,8 @@ def test_segment_exports_and_speaks_to_programs(micrograph, tmp_path):
 
 @pytest.mark.parametrize('args, says', [
     (['--export', 'xlsx'], "export='xlsx': expected one of 'roi', 'coco'"), (['--device', 'abacus'], "device='abacus'"),
-    (['--workers', -1], '--workers=-1'), (['--crystal', 'Unobtainium'], 'Unobtainium'), (['--track', 0], '--track (nm)=0')])
+    (['--workers', -1], '--workers=-1'), (['--crystal', 'Unobtainium'], 'Unobtainium'), (['--track', 0], '--track (nm)=0'),
+    (['--mask', 'm.png', '--no-borders'], '--mask=m.png marks borders')])
 def test_what_cannot_be_asked_is_refused_before_any_work(micrograph, tmp_path, args, says):
     r = run_cli('segment', micrograph, '--out', tmp_path/'out', *args)
     assert r.returncode == 2 and says in r.stderr and r.stderr.count('\n') == 1 and not (tmp_path/'out').exists(), r.stderr

@@ -1,5 +1,5 @@
 "A network on micrographs of every kind: no seams, nothing lost, nothing overwritten, no wrong scale"
-import json, warnings
+import json, shutil, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, tifffile
 from skimage.io import imread
@@ -219,6 +219,51 @@ def test_a_lost_result_is_made_again_and_the_others_are_left_alone(tmp_path, fie
     assert (tmp_path/'out/a_mask.png').read_text() == 'drawn by hand'
     (tmp_path/'out/a.json').unlink()
     with pytest.raises(FileExistsError, match='no record is beside it'): segment_file(tmp_path/'a.tif', PIXEL, out=tmp_path/'out')
+
+def test_what_was_warned_of_is_said_again(tmp_path, field):
+    bright = field[0].max() - field[0] + 50
+    tifffile.imwrite(tmp_path/'a.tif', bright.astype('u2'))
+    first, again = [segment_file(tmp_path/'a.tif', PIXEL, out=tmp_path/'out') for _ in range(2)]
+    assert again.again and any('bright' in text for text in first.warnings) and again.warnings == first.warnings
+
+def test_results_of_another_calibration_are_not_taken_for_done(tmp_path, field):
+    from hrtem_seg.core.records import read_json, write_json
+    from hrtem_seg.learning.kept import amend_record, read_network_record
+    own = Path(shutil.copytree(shipped_network(), tmp_path/'own'))
+    tifffile.imwrite(tmp_path/'a.tif', field[0].astype('u2'))
+    segment_file(tmp_path/'a.tif', PIXEL, own, tmp_path/'out')
+    trust = read_network_record(own)['trust']
+    amend_record(own, replace=True, trust={**trust, 'noted': 'measured anew'})
+    with pytest.raises(FileExistsError, match='another calibration'): segment_file(tmp_path/'a.tif', PIXEL, own, tmp_path/'out')
+    record = read_json(tmp_path/'out/a.json')
+    del record['calibrated']   # as earlier versions wrote it
+    write_json(tmp_path/'out/a.json', record)
+    assert segment_file(tmp_path/'a.tif', PIXEL, own, tmp_path/'out').again
+
+def test_a_mask_is_what_is_shown(tmp_path, field):
+    from hrtem_seg.micrographs.cleaning import clean
+    from hrtem_seg.micrographs.readers import read_mask
+    bar = np.zeros(field[0].shape, bool)
+    bar[-20:] = True
+    def known(file):
+        cleaned = clean(micrograph(field[0], PIXEL), unknown=file, spots=False, light='never')
+        return cleaned.valid.values
+    tifffile.imwrite(tmp_path/'black.tif', 255*bar.astype('u1'))
+    tifffile.imwrite(tmp_path/'white.tif', 255*(~bar).astype('u1'), photometric='miniswhite')
+    for name in ('black', 'white'): assert (known(tmp_path/f'{name}.tif') == ~bar).all()
+    assert (read_mask(tmp_path/'white.tif') == ~bar).all()   # labels count by their values
+
+def test_a_movie_of_two_pixel_sizes_is_refused(tmp_path, field):
+    from hrtem_seg.micrographs.readers import DM_TAGS, read_micrograph
+    def page(tif, image, size):
+        values = dict(zip((code for pair in DM_TAGS for code in pair), ('nm', 'nm', size, size)))
+        extra = [(code, 's' if isinstance(v, str) else 'd', 0 if isinstance(v, str) else 1, v, True) for code, v in values.items()]
+        tif.write(image.astype('u2'), extratags=extra, metadata=None, contiguous=False)
+    for name, sizes in {'same': (.02, .02), 'other': (.02, .04)}.items():
+        with tifffile.TiffWriter(tmp_path/f'{name}.tif') as tif:
+            for size in sizes: page(tif, field[0], size)
+    assert read_micrograph(tmp_path/'same.tif').attrs['pixel'] == pytest.approx(.2)
+    with pytest.raises(ValueError, match='2 pixel sizes'): read_micrograph(tmp_path/'other.tif')
 
 def test_a_bad_file_is_named_and_stops_nothing(tmp_path, field):
     good = field[0][:64, :64]
@@ -481,7 +526,7 @@ def test_two_particles_that_pass_each_other_keep_their_tracks():
     pytest.importorskip('laptrack')
     from hrtem_seg.segmentation.tracks import link_particles, track_table
     t = np.arange(10)
-    rows = [dict(frame=f, label=1 + i, y_nm=5. + 2*i, x_nm=x, diameter_nm=3.) for f in t for i, x in enumerate((f, 9. - f))]
+    rows = [dict(frame=f, label=1 + i, y_nm=5. + 2*i, x_nm=x, diameter_nm=3., at_border=False) for f in t for i, x in enumerate((f, 9. - f))]
     linked = link_particles(pd.DataFrame(rows), farthest=1.5)
     assert linked.groupby('track').y_nm.nunique().tolist() == [1, 1]
     assert track_table(linked).displacement_nm.tolist() == pytest.approx([9, 9])

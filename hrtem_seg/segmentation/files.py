@@ -285,7 +285,11 @@ def _settings_of(which, weights, pixel, smallest, options, wanted):
     return json.loads(json.dumps(plain(dict(weights=weights, pixel=pixel, smallest=smallest, **which, **chosen,
                                             **more))))
 
-def _was_done(out, name, path, digest, settings, wanted, overwrite):
+def _calibrated(about):
+    "Key of what the network's intervals and warnings come from, which may be replaced without its weights"
+    return content_hash([about.get('trust'), about.get('domain')])
+
+def _was_done(out, name, path, digest, settings, calibrated, wanted, overwrite):
     "The record of the same run, if all of it is there; what is there of another is refused"
     endings = ('.json', *wanted.endings)
     there = [f for f in (out/f'{name}{e}' for e in endings) if f.exists()]
@@ -293,9 +297,13 @@ def _was_done(out, name, path, digest, settings, wanted, overwrite):
         return None
     record = read_json(out/f'{name}.json') if (out/f'{name}.json').is_file() else {}
     same_image = record.get('input') == digest
-    if same_image and record.get('settings') == settings:
+    same_run = same_image and record.get('settings') == settings
+    same_calibration = record.get('calibrated', calibrated) == calibrated   # results of earlier versions do not say
+    if same_run and same_calibration:
         return record if len(there) == len(endings) else None   # what is lost is made again
-    other = 'other settings' if same_image else 'another image'
+    other = 'another image'
+    if same_image:
+        other = 'another calibration of the network' if same_run else 'other settings'
     if not record:
         other = 'nobody knows what, as no record is beside it'
     raise FileExistsError(f'{path}: {there[0]} is there already, of {other}: overwrite it (--overwrite), or choose '
@@ -347,10 +355,11 @@ def segment_file(
         digest = _digest(path)
         which = dict(image=image, frame=frame, average=average, bin=bin)
         settings = _settings_of(which, about['weights'], micro.attrs['pixel'], smallest, options, wanted)
-        done = _was_done(out, name, path, digest, settings, wanted, overwrite)
+        calibrated = _calibrated(about)
+        done = _was_done(out, name, path, digest, settings, calibrated, wanted, overwrite)
         if done:
             particles = pd.read_csv(out/f'{name}_particles.csv')
-            return Segmented(path, name, out, particles, done, wanted, again=True)
+            return Segmented(path, name, out, particles, done, wanted, again=True, warnings=done.get('warnings', []))
         result = segment(micro, network, smallest=smallest, **{**options, 'assess': False})   # below, in full
         particles = _table_of(result, micro, calibration_of(about))
         judged = assess(micro, network, result, options.get('cleaning', True))
@@ -360,6 +369,7 @@ def segment_file(
     record = dict(
         file=path.name, input=digest, image=checksum(micro.values), pixel=micro.attrs['pixel'],
         calibration=micro.attrs['calibration'], network=str(network.absolute()), weights=about['weights'],
+        calibrated=calibrated,
         threshold=result.attrs['threshold'], smallest=smallest, specks=result.attrs['specks'],
         outline=result.attrs['outline'], settings=settings, done=result.attrs['done'],
         known=float(result.valid.mean()), particles=len(particles), memory_needed=result.attrs['memory_needed'],

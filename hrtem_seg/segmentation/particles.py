@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NECK', 'SMOOTH', 'SMOOTHED', 'FINE', 'RIM', 'FILM_BAND', 'CORE', 'CLEAR', 'LEAST_BAND', 'LEAST_LEFT', 'COLUMNS',
            'ENDS', 'label_particles', 'half_contrast', 'measure_particles', 'drop_specks', 'smallest_known',
-           'largest_known', 'whole_particles', 'Sizes', 'size_distribution', 'describe', 'lognormal_density',
-           'plot_sizes', 'save_sizes']
+           'largest_known', 'whole_particles', 'once_each', 'Sizes', 'size_distribution', 'describe',
+           'lognormal_density', 'plot_sizes', 'save_sizes']
 
 # %% ../../nbs/segmentation/00_particles.ipynb #e0c61464
 from dataclasses import dataclass
@@ -380,6 +380,15 @@ def whole_particles(
     "The particles whose sizes count"
     return particles if border else particles[~particles.at_border.astype(bool)]
 
+def once_each(
+    particles:pd.DataFrame, # From `measure_particles`, or of a movie from `link_particles`
+)->pd.DataFrame: # diameter_nm, at_border, of a linked movie with a row a track; any other table as it is
+    "Each particle once, however many frames of a movie show it"
+    if 'track' not in particles: return particles
+    of_any = particles.groupby('track').diameter_nm.mean()
+    of_whole = whole_particles(particles).groupby('track').diameter_nm.mean().reindex(of_any.index)
+    return pd.DataFrame({'diameter_nm': of_whole.fillna(of_any), 'at_border': of_whole.isna()})
+
 @dataclass(frozen=True)
 class Sizes:
     "A distribution of diameters; None where there are too few"
@@ -391,31 +400,40 @@ class Sizes:
     sem_nm:float=None                 # Standard error of the mean
     lognormal_median_nm:float=None
     lognormal_width:float=None        # Standard deviation of the logarithm
+    repeated:bool=False               # Of a movie that is not linked: a particle counts once a frame, so no standard error
 
     def __str__(self):
         if not self.n:
             return 'none whole'
         if self.n == 1:
             return f'diameter {self.mean_nm:.2f} nm'
-        return f'mean diameter {self.mean_nm:.2f} ± {self.sem_nm:.2f} nm (standard deviation {self.std_nm:.2f} nm)'
+        error = '' if self.sem_nm is None else f' ± {self.sem_nm:.2f}'
+        return f'mean diameter {self.mean_nm:.2f}{error} nm (standard deviation {self.std_nm:.2f} nm)'
+
+def _is_repeated(particles):
+    "Whether a particle may count more than once"
+    return 'track' not in particles and 'frame' in particles and particles.frame.nunique() > 1
 
 def size_distribution(
     particles:pd.DataFrame, # From `measure_particles`
     border:bool=False,      # Keep particles that a border cuts
 )->Sizes:
     "The distribution of diameters"
+    repeated = _is_repeated(particles)
+    particles = once_each(particles)
     d = whole_particles(particles, border).diameter_nm.astype(float)
     n = len(d)
     cut = int(particles.at_border.astype(bool).sum())
     if not n:
-        return Sizes(0, cut)
+        return Sizes(0, cut, repeated=repeated)
     logarithm = np.log(d)
     middle = dict(mean_nm=float(d.mean()), median_nm=float(d.median()),
                   lognormal_median_nm=float(np.exp(logarithm.mean())))
     if n == 1:
-        return Sizes(n, cut, **middle)
+        return Sizes(n, cut, **middle, repeated=repeated)
     spread = float(d.std())
-    return Sizes(n, cut, **middle, std_nm=spread, sem_nm=spread/np.sqrt(n), lognormal_width=float(logarithm.std()))
+    error = None if repeated else spread/np.sqrt(n)
+    return Sizes(n, cut, **middle, std_nm=spread, sem_nm=error, lognormal_width=float(logarithm.std()), repeated=repeated)
 
 def describe(
     particles:pd.DataFrame, # From `measure_particles`
@@ -424,7 +442,8 @@ def describe(
     "Count and mean diameter in one line"
     sizes = size_distribution(particles, border)
     kept = ' and kept' if border else ''
-    return f'{len(particles)} particles, {sizes.cut} cut by a border{kept}; {sizes}'
+    found = f'{len(particles)} outlines, a particle once a frame' if sizes.repeated else f'{len(once_each(particles))} particles'
+    return f'{found}, {sizes.cut} cut by a border{kept}; {sizes}'
 
 # %% ../../nbs/segmentation/00_particles.ipynb #0da488b5
 def lognormal_density(
@@ -444,7 +463,7 @@ def plot_sizes(
     border:bool=False,       # Keep particles that a border cuts
 ):
     "A histogram of diameters"
-    d = whole_particles(particles, border).diameter_nm.values.astype(float)
+    d = whole_particles(once_each(particles), border).diameter_nm.values.astype(float)
     if not len(d):
         raise ValueError(f'{len(particles)} particles, none of them whole: no sizes to draw')
     if ax is None:
@@ -456,7 +475,7 @@ def plot_sizes(
         density = lognormal_density(at, sizes.lognormal_median_nm, sizes.lognormal_width)
         ax.plot(at, density*len(d)*(edges[1] - edges[0]), 'k', label='log-normal')
         ax.legend(frameon=False)
-    ax.set(xlabel='diameter (nm)', ylabel='particles')
+    ax.set(xlabel='diameter (nm)', ylabel='outlines' if sizes.repeated else 'particles')
     ax.set_title(str(sizes), fontsize=8)
     return ax
 

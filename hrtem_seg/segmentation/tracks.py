@@ -9,6 +9,7 @@ __all__ = ['need_laptrack', 'link_particles', 'track_table']
 import importlib, warnings
 import numpy as np, pandas as pd
 from ..core.checks import check_range
+from .particles import whole_particles
 
 # %% ../../nbs/segmentation/05_tracks.ipynb #93786540
 def need_laptrack():
@@ -52,14 +53,16 @@ def _one_track(rows):
     steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
     lasted = np.diff(frames)
     end_to_end = np.linalg.norm(places[-1] - places[0])
-    growth = np.polyfit(frames, rows.diameter_nm.values, 1)[0] if len(rows) > 1 else np.nan
+    whole = whole_particles(rows)
+    growth = np.polyfit(whole.frame, whole.diameter_nm, 1)[0] if len(whole) > 1 else np.nan
     return pd.Series(dict(
         first_frame=frames[0],
         last_frame=frames[-1],
         found=len(rows),
+        cut=len(rows) - len(whole),
         y_nm=places[:, 0].mean(),
         x_nm=places[:, 1].mean(),
-        diameter_nm=rows.diameter_nm.mean(),
+        diameter_nm=whole.diameter_nm.mean(),
         growth_nm_per_frame=growth,
         path_nm=steps.sum(),
         displacement_nm=end_to_end,
@@ -73,5 +76,5 @@ def track_table(
         return pd.DataFrame(columns=['track'])
     rows = [_one_track(rows).rename(track) for track, rows in linked.groupby('track')]
     table = pd.DataFrame(rows).rename_axis('track').reset_index()
-    whole = ['track', 'first_frame', 'last_frame', 'found']
-    return table.astype({c: int for c in whole})
+    counts = ['track', 'first_frame', 'last_frame', 'found', 'cut']
+    return table.astype({c: int for c in counts})
