@@ -80,7 +80,7 @@ def replicate_values(
     metric:str='dice',
     **where,             # column=value, or a list of values
 )->np.ndarray: # one number per replicate
-    "The numbers of some rows, the mean of each replicate"
+    "The numbers of some rows, the mean of each replicate of the table; NaN where it has no such row"
     rows = table[table.metric == metric]
     for column, wanted in where.items():
         check_in(table.columns, column=column)
@@ -88,7 +88,9 @@ def replicate_values(
         wanted = wanted if several else [wanted]
         rows = rows[rows[column].isin(wanted)]
     if rows.empty: raise ValueError(f'no row of the table has {where} and metric={metric!r}')
-    return by_replicate(rows.value, rows.replicate)
+    means = rows.groupby('replicate').value.mean()
+    every = np.sort(table.replicate.unique())   # so that two lists of the same table are pairs, whatever failed
+    return means.reindex(every).values
 
 # %% ../../nbs/experiments/03_results.ipynb #2784eae6
 def matrices(
