@@ -324,7 +324,8 @@ def micrograph_samples(
         names.append(m.name)
         pictures.append(finer.values[field])
         masks.append(mask)
-    if not names: raise ValueError(f'{images}: none of {len(found)} fields of {crop}² pixels is particle by {least:.1%}')
+    if not names:
+        raise ValueError(f'{images}: none of {len(found)} fields of {crop}² pixels is particle by {least:.1%}')
     dims = ('sample', 'y', 'x')
     names = {'structure': ('sample', names)}
     data = {'image': (dims, np.stack(pictures).astype('f4')), 'mask': (dims, np.stack(masks))}

@@ -346,8 +346,8 @@ def _from_picture(path):
         raise ValueError(f'{path} has {len(values)} values: expected labels, this is a picture')
     share = _particle_at_edge(a)
     if share > .5:
-        warnings.warn(f'{path}: {share:.0%} of its outermost pixels are particle, expected mostly film: is it inverted, '
-                      'or is the film a label of its own?')
+        warnings.warn(f'{path}: {share:.0%} of its outermost pixels are particle, expected mostly film: '
+                      'is it inverted, or is the film a label of its own?')
     if _is_soft_mask(a):
         warnings.warn(f'{path}: a mask with a soft edge, cut at half of its highest value, {values[-1]}')
         return a > values[-1]/2
@@ -426,8 +426,8 @@ def _from_rois(path, shape, frame):
     if len(lost) == len(rois):
         raise ValueError(f'{path}: none of its {len(rois)} regions has an area inside {tuple(shape)} pixels')
     if lost:
-        warnings.warn(f'{path}: {len(lost)} of {len(rois)} regions have no area in the image, or none that can be read: '
-                      f'{", ".join(lost[:3])}')
+        named = ', '.join(lost[:3])
+        warnings.warn(f'{path}: {len(lost)} of {len(rois)} regions have no area in the image, or none to read: {named}')
     if covered:
         warnings.warn(f'{path}: {covered} regions lie over others, and the later ones count')
     return labels

@@ -400,7 +400,7 @@ class Sizes:
     sem_nm:float=None                 # Standard error of the mean
     lognormal_median_nm:float=None
     lognormal_width:float=None        # Standard deviation of the logarithm
-    repeated:bool=False               # Of a movie that is not linked: a particle counts once a frame, so no standard error
+    repeated:bool=False               # A particle counts once a frame of a movie: no standard error
 
     def __str__(self):
         if not self.n:
@@ -433,7 +433,8 @@ def size_distribution(
         return Sizes(n, cut, **middle, repeated=repeated)
     spread = float(d.std())
     error = None if repeated else spread/np.sqrt(n)
-    return Sizes(n, cut, **middle, std_nm=spread, sem_nm=error, lognormal_width=float(logarithm.std()), repeated=repeated)
+    width = float(logarithm.std())
+    return Sizes(n, cut, **middle, std_nm=spread, sem_nm=error, lognormal_width=width, repeated=repeated)
 
 def describe(
     particles:pd.DataFrame, # From `measure_particles`
@@ -442,7 +443,8 @@ def describe(
     "Count and mean diameter in one line"
     sizes = size_distribution(particles, border)
     kept = ' and kept' if border else ''
-    found = f'{len(particles)} outlines, a particle once a frame' if sizes.repeated else f'{len(once_each(particles))} particles'
+    found = f'{len(once_each(particles))} particles'
+    if sizes.repeated: found = f'{len(particles)} outlines, a particle once a frame'
     return f'{found}, {sizes.cut} cut by a border{kept}; {sizes}'
 
 # %% ../../nbs/segmentation/00_particles.ipynb #0da488b5
