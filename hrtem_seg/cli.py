@@ -215,7 +215,8 @@ def correct(args):
     if drawn is None:
         review.check_napari()
     before = None if args.blank else find(image, args.network or newest_network(args.runs))
-    about = dict(by=args.by, group=args.group)
+    movie = Path(args.file).stem if isinstance(args.frame, int) else ''   # its frames stay on one side of a split
+    about = dict(by=args.by, group=args.group or movie)
     if drawn is None:
         made = review.correct_in_napari(image, before, **about)
     else:
@@ -582,7 +583,7 @@ def _add_correct(commands):
     s.add_argument('--runs', default='runs', help='where studies left their results (default: runs)')
     s.add_argument('--out', default='corrections', help='folder of corrections (default: corrections)')
     s.add_argument('--by', help="who corrects (default: the user's name)")
-    s.add_argument('--group', default='', help='what stays on one side of a split, such as the name of a movie')
+    s.add_argument('--group', default='', help='what stays on one side of a split (default: the movie of a --frame)')
     s.set_defaults(run=correct)
 
 def _add_own(commands):

@@ -55,3 +55,13 @@ def test_corrections_of_one_structure_on_two_sides_leak(tmp_path):
 def test_nothing_to_look_at_is_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match='no stack'): labelled_pairs(tmp_path)
     with pytest.raises(FileNotFoundError, match='nowhere'): labelled_pairs(tmp_path/'nowhere')
+
+def test_images_without_labels_are_counted(tmp_path):
+    from PIL import Image
+    rng = np.random.default_rng(0)
+    label = np.zeros((64, 64), 'u1')
+    label[20:40, 20:40] = 255
+    for name in 'abc': Image.fromarray(rng.integers(0, 255, (64, 64)).astype('u1')).save(tmp_path/f'{name}_img.png')
+    Image.fromarray(label).save(tmp_path/'b_label.png')
+    with pytest.warns(UserWarning, match='2 of 3 images have no label'): pairs = labelled_pairs(tmp_path)
+    assert [p.name for p in pairs] == ['b_img.png']

@@ -71,3 +71,14 @@ def test_what_cannot_be_trained_is_refused_before_any_work(parent, tmp_path):
 def test_mixing_wants_fields_of_one_size():
     with pytest.raises(ValueError, match='expected the same'):
         mixed(as_stack([correction(0)], .6, 64), as_stack([correction(0)], .6, 48))
+
+def test_bright_particles_are_doubted():
+    from hrtem_seg.segmentation.retraining import _doubt_bright
+    rng = np.random.default_rng(0)
+    particle = np.zeros((64, 64), bool)
+    particle[20:40, 20:40] = True
+    def made(step): return correct(micrograph((rng.poisson(50, (64, 64)) + step*particle).astype('f4'), .6), particle)
+    with pytest.warns(UserWarning, match='1 of 2 micrographs have particles that are brighter'): _doubt_bright([made(20), made(-20)])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        _doubt_bright([made(-20)])

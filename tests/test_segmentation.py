@@ -240,6 +240,15 @@ def test_results_of_another_calibration_are_not_taken_for_done(tmp_path, field):
     write_json(tmp_path/'out/a.json', record)
     assert segment_file(tmp_path/'a.tif', PIXEL, own, tmp_path/'out').again
 
+def test_an_emi_is_known_by_its_images(tmp_path):
+    from hrtem_seg.segmentation.files import _digest
+    for name, text in {'a.emi': 'header', 'a_1.ser': 'image', 'b_1.ser': 'another'}.items(): (tmp_path/name).write_text(text)
+    before = _digest(tmp_path/'a.emi')
+    (tmp_path/'b_1.ser').write_text('changed')
+    assert _digest(tmp_path/'a.emi') == before
+    (tmp_path/'a_1.ser').write_text('changed')
+    assert _digest(tmp_path/'a.emi') != before
+
 def test_a_mask_is_what_is_shown(tmp_path, field):
     from hrtem_seg.micrographs.cleaning import clean
     from hrtem_seg.micrographs.readers import read_mask

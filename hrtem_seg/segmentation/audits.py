@@ -49,8 +49,11 @@ def _label_beside(image, ending):
 
 def _folder_pairs(folder, ending):
     files = [f for f in sorted(folder.rglob('*')) if f.suffix.lower() in READABLE and not f.name.endswith(ending)]
-    for f in files:
-        label = _label_beside(f, ending)
+    labels = [_label_beside(f, ending) for f in files]
+    without = labels.count(None)
+    if without:
+        warnings.warn(f'{folder}: {without} of {len(files)} images have no label (*{ending}) and are left out')
+    for f, label in zip(files, labels):
         if label is None:
             continue
         with warnings.catch_warnings():

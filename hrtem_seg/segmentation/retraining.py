@@ -429,6 +429,22 @@ def _finish(work, kept):
     return work.train(fields, one, 'all', epochs=epochs, keep='last'), fields.sizes['sample']
 
 # %% ../../nbs/segmentation/11_retraining.ipynb #ca778fa9
+def _is_bright(correction):
+    "Whether particles are brighter than their film"
+    values = correction.image.values
+    particle = correction.after > 0
+    known = correction.image.valid.values
+    inside = values[known & particle]
+    film = values[known & ~particle]
+    return len(inside) > 0 and len(film) > 0 and inside.mean() > film.mean()
+
+def _doubt_bright(corrections):
+    "Warn where particles are brighter than their film, as in dark field"
+    bright = sum(_is_bright(c) for c in corrections)
+    if bright:
+        warnings.warn(f'{bright} of {len(corrections)} micrographs have particles that are brighter than their film: '
+                      'the network learns them as they are, so segment such micrographs without --bright afterwards')
+
 def retrain(
     corrections,          # Files or folders of corrections, or a list of them
     network=None,         # Folder of a kept network, or a `Trained`; by default the one that comes with the package
@@ -454,6 +470,7 @@ def retrain(
     parent = _parent_of(network)
     corrections = read_corrections(corrections)
     names = stay_together(corrections)
+    _doubt_bright(corrections)
     pixel, side = trained_on(parent.record)
     alone = len(set(names)) == 1
     side = _field_side(side, corrections, pixel, parent.network, alone)
