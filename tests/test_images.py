@@ -453,3 +453,15 @@ def test_masks_of_other_scenes_are_refused(waves):
     forgot = p.drop_attrs().assign_attrs(energy=3e5, beam_tilt=(.2, .1), specimen_tilt=(3., 0.))
     for kind in ('phase', 'projection'):
         with pytest.raises(ValueError, match='plane_z'): particle_mask(forgot, s, kind)
+
+def test_a_tilted_beam_is_not_damped_as_one_along_the_axis():
+    n = 64
+    y = np.arange(n)*.3
+    tilt = (0., np.degrees(np.arcsin(4*.0196875/(n*.3))))   # four periods over the cell
+    carrier = np.exp(2j*np.pi*4*np.arange(n)/n)*np.ones((n, 1))
+    wave = xr.DataArray(carrier.astype('c8'), dims=('y', 'x'), coords={'y': y, 'x': y}, attrs=dict(energy=3e5, beam_tilt=tilt))
+    plain = image(wave, defocus=-20.)
+    assert np.allclose(plain, 1, atol=1e-3)
+    for how in (dict(convergence=.3), dict(coherent=True, focal_spread=30.)):
+        with pytest.raises(ValueError, match='beam_tilt='): image(wave, defocus=-400., **how)
+    with pytest.warns(UserWarning, match='the lens moves the image by 1.6 Å'): image(wave, defocus=-400.)

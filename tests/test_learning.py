@@ -393,3 +393,44 @@ def test_progress_is_shown_when_asked(stacks, capsys):
     assert capsys.readouterr().out == ''
     fit(SMALL, *stacks[:2], epochs=1, progress=True)
     assert 'valid_loss' in capsys.readouterr().out
+
+def test_another_stack_of_the_same_record_is_another_run(stacks, tmp_path):
+    train, valid, _ = stacks
+    other = train.copy(deep=True)
+    other.image.values[0] += 1
+    fit('UNet', train, valid, epochs=1, out=tmp_path/'net')
+    with pytest.raises(ValueError, match='another'): fit('UNet', other, valid, epochs=1, out=tmp_path/'net')
+
+def test_losses_of_one_class_are_told_apart():
+    from hrtem_seg.learning.losses import DiceLoss, FocalLoss, SumLoss
+    told = [training._describe_loss(loss) for loss in (
+        'ce', FocalLoss(0.), FocalLoss(5.), FocalLoss(5., (1, 9)), SumLoss(FocalLoss(5.)), SumLoss(FocalLoss(1.)), DiceLoss(),
+        lambda a, b: a.sum(), lambda a, b: 2*a.sum())]
+    assert len({json.dumps(t, sort_keys=True) for t in told}) == len(told)
+    assert training._describe_loss(FocalLoss(5.)) == training._describe_loss(FocalLoss(5.))
+
+def test_what_would_be_passed_over_is_refused(stacks):
+    from hrtem_seg.learning.losses import FocalLoss
+    train, valid, _ = stacks
+    with pytest.raises(ValueError, match='with a loss of your own'): fit('UNet', train, valid, loss=FocalLoss(2.), class_weights=(1, 2))
+    with pytest.raises(ValueError, match='which have their own'): fit('UNet', Samples(train), valid, augment={'rotate': .5})
+
+def test_benchmarks_are_scored_in_the_precision_that_is_asked_for(stacks, monkeypatch):
+    train, valid, other = stacks
+    monkeypatch.setattr('hrtem_seg.learning.prediction._has_bfloat16', lambda device: True)
+    got = fit('UNet', train, valid, epochs=1, benchmarks={'again': valid}, precision='float32')
+    dice = got.history[got.history.metric == 'dice'].pivot(index='epoch', columns='dataset', values='value')
+    assert dice.again.tolist() == pytest.approx(dice.valid.tolist(), abs=1e-7)
+
+def test_images_that_were_standardised_before_are_left_so_on_a_device():
+    from hrtem_seg.core.devices import by_torch
+    counts = toy(2, 0)
+    whole = Samples(counts, standardisation='whole')
+    native, _ = whole.batch([0, 1], np.random.default_rng(0), 'cpu')
+    with by_torch(): sent, _ = whole.batch([0, 1], np.random.default_rng(0), 'cpu')
+    assert torch.equal(native, sent)
+
+def test_all_background_is_not_all_particle():
+    from hrtem_seg.learning.metrics import boundary_distance
+    nothing, all_of_it = np.zeros((1, 8, 8)), np.ones((1, 8, 8))
+    assert boundary_distance(nothing, all_of_it)[0] > 8 and boundary_distance(all_of_it, all_of_it)[0] == 0

@@ -16,7 +16,8 @@ from ..core.checks import check_range
 from ..core.records import content_hash
 from ..data.generation import generate
 from ..data.published import TABLE, bring_images, file_sums, local_images, read_metadata, select_images
-from .conditions import SESSIONS, Labelled, combine, labelled_micrographs, make_network, samples
+from .conditions import SESSIONS, Labelled, by_content, combine, labelled_micrographs
+from .conditions import make_network, samples
 from .tasks import Task, task
 from ..learning.kept import load_network, load_published
 from ..learning.prediction import predict
@@ -193,7 +194,7 @@ def content_task(
     sums = file_sums(inside.parent, [inside.name])
     return Task(f'network-{content_hash(list(sums.values()))}', path)
 
-@task(version=1)
+@task(version=1, settle=by_content)
 def make_other_scores(
     folder,     # To fill: tests.csv
     networks:dict, # {name: file or folder}

@@ -332,6 +332,20 @@ def _fringes_held(n, m, sampling):
     return scipy.fft.next_fast_len(needed)
 
 # %% ../../nbs/imaging/01_images.ipynb #a0336404
+def _check_tilted(wave, optics, foci):
+    "Refuse what is not known of a tilted beam, and say how far the lens moves its image"
+    tilt = wave.attrs.get('beam_tilt')   # (y, x) degrees
+    if tilt is None or not any(tilt): return
+    if optics.convergence or optics.coherent and optics.focal_spread:
+        given = f'convergence={optics.convergence:g}' if optics.convergence else 'coherent=True'
+        raise ValueError(f'{given} with beam_tilt={tuple(tilt)}: both envelopes are those of a beam along the axis; '
+                         'expected no convergence, and focal_spread as a sum over foci (coherent=False)')
+    farthest = np.abs(foci).max()*math.radians(math.hypot(*tilt))
+    pixel = float(wave.x[1] - wave.x[0])
+    if farthest > pixel:
+        warnings.warn(f'beam_tilt={tuple(tilt)}: the lens moves the image by {farthest:.1f} Å, defocus times tilt, and '
+                      'masks stay where the particle is')
+
 def image(
     wave:xr.DataArray,        # Complex exit wave (…, y, x); a dim 'phonon' is averaged over
     *,
@@ -358,6 +372,7 @@ def image(
     optics = Optics(
         beam_energy(wave, energy), aberrations, focal_spread, coherent, points,
         convergence, aperture, vibration, drift)
+    _check_tilted(wave, optics, foci)
     plan = _plan(wave, pixel, sampling, aperture)
     exits = wave.values.reshape(-1, *wave.shape[-3:])
     if not is_native(device):
@@ -550,6 +565,7 @@ def image_views(
         if wave.ndim != 3: raise ValueError(f'dims {view.wave.dims}: expected one structure, ([phonon,] y, x)')
         optics = Optics(beam_energy(wave), **(view.optics or {}))
         [C1] = check_defocus(view.defocus, optics.aberrations)
+        _check_tilted(wave, optics, [C1])
         plan = _plan(wave, view.pixel, view.sampling, optics.aperture)
         kind = (plan, _cell(wave), wave.shape, optics.energy)
         alike.setdefault(kind, []).append((k, id(view.wave), wave, optics, C1))

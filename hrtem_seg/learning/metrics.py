@@ -128,9 +128,10 @@ def _mean_distance(edge, other):
     return ndimage.distance_transform_edt(~other)[edge].mean()
 
 def _one_boundary_distance(p, t):
+    one_side = p.any() == t.any()   # where neither has an edge
     p = _edges(p)
     t = _edges(t)
-    if not p.any() and not t.any(): return 0.
+    if not p.any() and not t.any(): return 0. if one_side else math.hypot(*p.shape)
     if not p.any() or not t.any(): return math.hypot(*p.shape)
     return (_mean_distance(p, t) + _mean_distance(t, p))/2
 

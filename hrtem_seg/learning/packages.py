@@ -30,7 +30,7 @@ from ..imaging.labels import mask_settings
 from ..data.settings import is_distribution
 from .kept import amend_record, load_network, read_network_record
 from .networks import halo
-from .prediction import FAR, SPECK, multiple_of, predict
+from .prediction import FAR, SPECK, multiple_of, predict, standardise
 
 # %% ../../nbs/learning/09_packages.ipynb #7c6c3649
 FORMS = dict(uniform='{0} to {1}', integers='{0} to {1}', normal='{0} ± {1}', truncnorm='{2} to {3} ({0} ± {1})')
@@ -706,7 +706,9 @@ def export_bioimageio(
     authors = _authors(authors, cited)
     card = model_card(folder, notes) + _how_to_tile(network, grid)
     values = _test_input(image, grid)
-    probability = predict(network, values, precision='float32')
+    whole = getattr(network, 'standardisation', 'robust') == 'whole'
+    seen = standardise(values, 'mean') if whole else values   # as the package does it
+    probability = predict(network, seen, precision='float32')
     pictures = _cover_files(covers, values, probability)
     kept = {f: (Path(folder)/f).read_bytes() for f in KEPT}
     files = {'README.md': card.encode(), 'network.pt': torchscript(network),

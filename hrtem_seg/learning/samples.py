@@ -135,7 +135,7 @@ def check_run_data(
     seen = Look('train') if redrawn else check_samples(stack, 'train')
     if not redrawn and not seen.with_particle:
         warnings.warn('train: no mask has a particle, so nothing but background can be learnt')
-    pixel = pixel_of(stack)
+    pixel = train.sampling if redrawn else pixel_of(stack)
     for name, other in {'valid': valid, **benchmarks}.items():
         look = check_samples(other, name)
         _warn_of_leaks(stack, other, seen, look)
@@ -392,6 +392,7 @@ def _crop_on(x, y, moves):
 # %% ../../nbs/learning/05_samples.ipynb #378b7af0
 def _standardise_on(x, way):
     "As `standardise`"
+    if way == 'whole': return x
     mean = x.double().mean((1, 2)).float()
     off = x - _each(mean)
     std = off.double().std((1, 2), correction=0).float()
@@ -432,6 +433,7 @@ class Samples(torch.utils.data.Dataset):
         self.stack = source.stack if redrawn else source
         self.imaging = source.settings if redrawn else {}
         check_stack(self.stack)
+        self.most = None   # samples that an epoch sees, where it is not all
         self.augment = check_augment(augment)
         self.standardisation = standardisation
 

@@ -19,7 +19,7 @@ from torch import nn
 from ..core.checks import check_in, check_range
 from ..core.devices import as_device
 from ..core.files import replace_file
-from ..core.records import content_hash, plain, rng_for
+from ..core.records import checksum, content_hash, plain, rng_for
 from .benchmarks import SHARES, Benchmarks, check_metrics, collapsed, mean_scores
 from .kept import load_network, read_network_record, save_network
 from .losses import check_class_weights, make_loss
@@ -133,10 +133,33 @@ def describe_stack(
     if isinstance(record, str): record = json.loads(record)
     settings = (record or {}).get('settings', record)
     n, ny, nx = stack.image.shape
-    about = dict(n=n, shape=[ny, nx], pixel=pixel_of(stack), samples=content_hash(str(known)), settings=settings)
+    pixels = content_hash([checksum(stack[name].values) for name in ('image', 'mask')])
+    about = dict(n=n, shape=[ny, nx], pixel=pixel_of(stack), samples=content_hash(str(known)), pixels=pixels,
+                 settings=settings)
     for name, coordinate in (('structures', 'structure'), ('doses', 'dose')):
         if coordinate in known: about[name] = sorted(set(known[coordinate]))
     return about
+
+def _describe_samples(samples):
+    "The same of what is trained on; images that are drawn anew have a pixel and a side of their own"
+    about = describe_stack(samples.stack)
+    if samples.most is not None: about['seen'] = samples.most
+    if samples.source is samples.stack: return about
+    side = samples.source.side
+    return {**about, 'pixel': samples.source.sampling, 'shape': [side, side]}
+
+def _describe_loss(loss):
+    "What a loss is: its name in `LOSSES`, or its class or function with the numbers and the code that it consists of"
+    if isinstance(loss, str): return loss
+    if isinstance(loss, nn.Module):
+        numbers = {k: plain(v) for k, v in vars(loss).items() if not k.startswith('_') and k != 'training'}
+        parts = [_describe_loss(part) for part in loss.children()]
+        return dict(loss=type(loss).__qualname__, numbers=numbers, parts=parts, weights=_state_hash(loss))
+    code = getattr(loss, '__code__', None)
+    if code is None: return dict(loss=repr(loss))
+    held = [repr(cell.cell_contents) for cell in loss.__closure__ or ()]
+    made_of = [code.co_code.hex(), repr(code.co_consts), repr(code.co_names), repr(loss.__defaults__), held]
+    return dict(loss=loss.__qualname__, code=content_hash(made_of))
 
 def _state_hash(network):
     digest = hashlib.sha256()
@@ -191,6 +214,8 @@ class Settings:
         if isinstance(self.loss, str): make_loss(self.loss, self.class_weights)
         elif not callable(self.loss):
             raise ValueError(f'loss={self.loss!r}: expected a name or a module on (logits, target)')
+        elif self.class_weights is not None:
+            raise ValueError(f'class_weights={self.class_weights} with a loss of your own: give them to the loss')
         frozen_modules(network, self.freeze)
         make_schedule(self.schedule, self.lr, self.epochs)
         choose_precision(self.precision, self.device)
@@ -201,13 +226,13 @@ class Settings:
         record = dict(vars(self))
         record['device'] = self.device.type
         record['precision'] = choose_precision(self.precision, self.device)
-        if not isinstance(self.loss, str): record['loss'] = repr(self.loss)
+        record['loss'] = _describe_loss(self.loss)
         if imaging: record['augment'] = {**self.augment, 'imaging': imaging}
         return plain(record)
 
 def _run_record(network, settings, samples, valid, benchmarks, phase, parent):
     "All that the result depends on, with its hash, by which a run is known"
-    data = dict(train=describe_stack(samples.stack), valid=describe_stack(valid))
+    data = dict(train=_describe_samples(samples), valid=describe_stack(valid))
     of_benchmarks = {name: describe_stack(stack) for name, stack in benchmarks.items()}
     record = plain(dict(settings=settings.to_record(samples.imaging), data=data, phase=phase, parent=parent,
                         benchmarks=of_benchmarks, first_weights=_state_hash(network)))
@@ -277,7 +302,8 @@ class Epochs(Callback):
 
     def before_fit(self):
         if self.start: return
-        first = mean_scores(self.learn.model, self.valid_stack, self.settings.metrics, self.dls.valid.bs)
+        how = (self.settings.metrics, self.dls.valid.bs, self.settings.precision)
+        first = mean_scores(self.learn.model, self.valid_stack, *how)
         self.rows = [dict(epoch=0, dataset='valid', **row) for row in first] + self._benchmarks(0)
 
     def _benchmarks(self, epoch):
@@ -486,7 +512,8 @@ def _run(learn, settings, valid, benchmarks, run, out, progress):
     if state: _go_on(learn, state)
     if not progress: _silence(learn)
     learn.run_id = run
-    learn.benchmarks = Benchmarks(benchmarks, settings.metrics, learn.dls.train.bs, first=not start)
+    how = (settings.metrics, learn.dls.train.bs, settings.precision)
+    learn.benchmarks = Benchmarks(benchmarks, *how, first=not start)
     track = Epochs(valid, settings, checkpoint, state)
     rate = ParamScheduler({'lr': make_schedule(settings.schedule, settings.lr, settings.epochs)})
     _keep_freed_memory()
@@ -526,7 +553,10 @@ DIHEDRAL = {'dihedral': True}
 
 def _samples_of(train, augment, standardisation):
     "What is trained on, from a stack, a `Redraw` or `Samples`, standardised as the network is used to"
-    if isinstance(train, Samples): samples = copy.copy(train)
+    if isinstance(train, Samples):
+        if augment is not DIHEDRAL:
+            raise ValueError(f'augment={augment} with `Samples`, which have their own: {train.augment}')
+        samples = copy.copy(train)
     else:
         redrawn = hasattr(train, 'read') and hasattr(train, 'stack')
         check_stack(train.stack if redrawn else train, 'train')

@@ -143,6 +143,12 @@ def _first_settings(record, folder):
             return settings
     return None
 
+def _first_seed(settings):
+    "The seed of a stack, or of the first of several that were trained on together"
+    several = settings.get('together')
+    if several: return _first_seed(several[0])
+    return int(settings.get('seed') or 0)
+
 def old_domain(
     parent:Trained,   # A network, from `as_trained`
     n:int,            # Structures
@@ -159,7 +165,10 @@ def old_domain(
     asked = {k: v for k, v in settings.items() if k in allowed}
     camera = plain_camera(settings.get('camera')) or {}
     crop = side*camera.get('binning', 1)   # of the camera's own pixels
-    asked |= dict(n_structures=n, seed=int(settings.get('seed') or 0) + 7919*(seed + 1), crop=crop, keep=None)
+    asked |= dict(n_structures=n, seed=_first_seed(settings) + 7919*(seed + 1), crop=crop, keep=None)
+    if steps := settings.get('prepare'):
+        warnings.warn(f'the network was trained on images that were preprocessed (prepare={steps}), which those that are '
+                      'simulated anew are not: what it forgets is seen on other images')
     try:
         return generate(Path(out), workers=0, progress=False, **asked).load()
     except (ValueError, OSError) as e:
