@@ -475,7 +475,8 @@ METRICS = ('dice', 'pixel_error', 'two_class_f1')   # the last as the abstracts'
 def _drawn_anew(source, changes, device='cpu'):
     "The structures of a source, or of several, imaged anew at every epoch as their stacks say, with changes"
     if isinstance(source, list): return Redraws([_drawn_anew(s, changes, device) for s in source])
-    if steps := source.get('prepare'): raise ValueError(f'prepare={steps}: images that are drawn anew are not preprocessed')
+    if steps := source.get('prepare'):
+        raise ValueError(f'prepare={steps}: images that are drawn anew are not preprocessed')
     stack = samples(source)
     folder = Path(source['stack'])/'stack'
     made = stack_record(folder)['settings']

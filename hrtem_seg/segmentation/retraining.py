@@ -167,8 +167,8 @@ def old_domain(
     crop = side*camera.get('binning', 1)   # of the camera's own pixels
     asked |= dict(n_structures=n, seed=_first_seed(settings) + 7919*(seed + 1), crop=crop, keep=None)
     if steps := settings.get('prepare'):
-        warnings.warn(f'the network was trained on images that were preprocessed (prepare={steps}), which those that are '
-                      'simulated anew are not: what it forgets is seen on other images')
+        warnings.warn(f'the network was trained on preprocessed images (prepare={steps}), and those that are simulated '
+                      'anew are raw: what it forgets is seen on other images')
     try:
         return generate(Path(out), workers=0, progress=False, **asked).load()
     except (ValueError, OSError) as e:
