@@ -244,6 +244,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'hrtem_seg/data/published.py'),
                                           'hrtem_seg.data.published._is_apology': ( 'data/published.html#_is_apology',
                                                                                     'hrtem_seg/data/published.py'),
+                                          'hrtem_seg.data.published._is_as_noted': ( 'data/published.html#_is_as_noted',
+                                                                                     'hrtem_seg/data/published.py'),
                                           'hrtem_seg.data.published._is_label': ( 'data/published.html#_is_label',
                                                                                   'hrtem_seg/data/published.py'),
                                           'hrtem_seg.data.published._is_one_of': ( 'data/published.html#_is_one_of',

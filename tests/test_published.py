@@ -1,5 +1,5 @@
 "Published sets: what is brought is whole or not there, whatever the server does"
-import hashlib, json, subprocess, sys, threading
+import hashlib, json, os, subprocess, sys, threading
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -247,6 +247,28 @@ def test_files_are_known_by_their_content(tmp_path):
     assert first == {'a': hashlib.sha256(b'one').hexdigest()}
     (tmp_path/'a').write_bytes(b'two')
     assert file_sums(tmp_path, ['a']) != first
+
+def test_a_sum_that_was_noted_counts_while_the_file_has_its_size_and_time(server, tmp_path, monkeypatch):
+    server.answers = [whole]
+    download([file_at(server)], tmp_path, patience=QUICK, show=False)
+    first = {'a.h5': hashlib.sha256(BODY).hexdigest()}
+    with monkeypatch.context() as m:
+        m.setattr(module, '_digests', lambda path: pytest.fail('it is read again'))
+        assert file_sums(tmp_path, ['a.h5']) == first
+    edited = BODY[:-1] + bytes([BODY[-1] ^ 1])
+    (tmp_path/'a.h5').write_bytes(edited)
+    later = (tmp_path/'a.h5').stat().st_mtime_ns + 1_000_000_000   # some disks know whole seconds only
+    os.utime(tmp_path/'a.h5', ns=(later, later))
+    assert file_sums(tmp_path, ['a.h5']) == {'a.h5': hashlib.sha256(edited).hexdigest()}
+
+def test_a_sum_that_was_noted_without_a_time_is_not_trusted(server, tmp_path):
+    server.answers = [whole]
+    download([file_at(server)], tmp_path, patience=QUICK, show=False)
+    record = json.loads((tmp_path/module.RECORD).read_text(encoding='utf-8'))
+    record['files']['a.h5'].pop('mtime_ns', None)
+    record['files']['a.h5']['sha256'] = '0'*64
+    (tmp_path/module.RECORD).write_text(json.dumps(record), encoding='utf-8')
+    assert file_sums(tmp_path, ['a.h5']) == {'a.h5': hashlib.sha256(BODY).hexdigest()}
 
 @pytest.mark.parametrize('conditions', [dict(material='Au', dose=423.), dict(radius=(11., 25.)), dict(pixel=[.2, .26], session='2021 on C/x')])
 def test_conditions_survive_the_command_line(conditions):

@@ -373,7 +373,9 @@ def _is_whole(folder, file, known, again):
 def _note(folder, file):
     "Write down what was brought, beside what other processes write down meanwhile"
     path = folder/file.name
-    noted = dict(bytes=path.stat().st_size, sha256=_digests(path)[0], url=file.url, about=file.about)
+    state = path.stat()   # before its bytes are read: what is changed behind that has another time
+    noted = dict(bytes=state.st_size, mtime_ns=state.st_mtime_ns, sha256=_digests(path)[0], url=file.url,
+                 about=file.about)
     with folder_lock(folder/RECORD):
         known = _there(folder)
         known[file.name] = noted
@@ -510,6 +512,11 @@ def local_images(
         raise FileNotFoundError(f'{what}, the first is {lacking[0].name!r}: {how} (about {size:.1f} GB)')
     return chosen
 
+def _is_as_noted(path, noted):
+    "Whether a file has the size and the time that were noted with its sum; records did not always hold a time"
+    state = path.stat()
+    return (noted.get('bytes'), noted.get('mtime_ns')) == (state.st_size, state.st_mtime_ns)
+
 def file_sums(
     folder, # Of a set
     names,  # Of files in it, with forward slashes
@@ -519,9 +526,9 @@ def file_sums(
     known = _there(folder)
     sums = {}
     for name in names:
-        size = (folder/name).stat().st_size
+        path = folder/name
         noted = known.get(name, {})
-        sums[name] = noted['sha256'] if noted.get('bytes') == size else _digests(folder/name)[0]
+        sums[name] = noted['sha256'] if _is_as_noted(path, noted) else _digests(path)[0]
     return sums
 
 # %% ../../nbs/data/07_published.ipynb #c1c9d8c9
