@@ -1416,6 +1416,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'hrtem_seg/learning/kept.py'),
                                          'hrtem_seg.learning.kept._of_record': ( 'learning/kept.html#_of_record',
                                                                                  'hrtem_seg/learning/kept.py'),
+                                         'hrtem_seg.learning.kept._places': ('learning/kept.html#_places', 'hrtem_seg/learning/kept.py'),
                                          'hrtem_seg.learning.kept._read_weights': ( 'learning/kept.html#_read_weights',
                                                                                     'hrtem_seg/learning/kept.py'),
                                          'hrtem_seg.learning.kept.amend_record': ( 'learning/kept.html#amend_record',
