@@ -166,3 +166,36 @@ def test_the_shipped_network_knows_its_parent_wherever_it_lies(tmp_path):
     first, last = lineage(copy)
     assert last['parent']['run'] == first['run'] and not first.get('missing')
     assert not Path(last['parent']['folder']).is_absolute()
+
+def descent(folder, parent, child):
+    "Two kept networks, the second of which names the first by a path"
+    kept(folder/'first', record=dict(run=parent))
+    return kept(folder/'second', record=dict(run=child, parent=dict(run=parent, folder=str(folder/'first'))))
+
+def runs_at_hand(folder): return [r['run'] for r in lineage(folder) if not r.get('missing')]
+
+def test_a_parent_that_was_moved_with_its_child_is_found_beside_it(tmp_path):
+    descent(tmp_path/'tasks', 'a', 'b')
+    (tmp_path/'tasks').rename(tmp_path/'archive')
+    assert runs_at_hand(tmp_path/'archive/second') == ['a', 'b']
+
+def test_a_parent_is_found_by_its_bare_name_from_any_folder(tmp_path, monkeypatch):
+    child = descent(tmp_path/'tasks', 'a', 'b')
+    record = json.loads((child/'record.json').read_text(encoding='utf-8'))
+    record['parent']['folder'] = 'first'
+    (child/'record.json').write_text(json.dumps(record), encoding='utf-8')
+    for here, name in ((tmp_path, 'tasks/second'), (child, '.'), (child.parent, 'second')):
+        monkeypatch.chdir(here)
+        assert runs_at_hand(name) == ['a', 'b']
+
+def test_another_network_beside_a_child_is_not_its_parent(tmp_path):
+    child = descent(tmp_path/'tasks', 'a', 'b')
+    (tmp_path/'tasks').rename(tmp_path/'archive')
+    kept(tmp_path/'archive/first', record=dict(run='of another study'))
+    lost, last = lineage(tmp_path/'archive/second')
+    assert lost == dict(run='a', folder=str(child.with_name('first')), missing=True) and last['run'] == 'b'
+
+def test_a_child_is_never_its_own_parent(tmp_path):
+    for run in ('a', None):
+        child = kept(tmp_path/'net', record=dict(run=run, parent=dict(run=run, folder='/gone/net')))
+        assert lineage(child)[0]['missing']

@@ -1,5 +1,5 @@
 "Published sets: what is brought is whole or not there, whatever the server does"
-import hashlib, json, threading
+import hashlib, json, os, subprocess, sys, threading
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,14 +55,14 @@ def refuse(code, **headers):
 
 def file_at(server, **more): return PublishedFile('a.h5', f'{server.url}/a.h5', len(BODY), hashlib.sha256(BODY).hexdigest(), **more)
 
-def nothing_left(folder): return [f.name for f in folder.iterdir()] == []
+def left(folder): return [f.name for f in folder.iterdir() if f.name != module.LOCKS]
 
 @pytest.mark.parametrize('first', [refuse(429, Retry_After='0'), refuse(503), refuse(500), lambda h: whole(h, upto=100),
                                    lambda h: h.connection.close()])
 def test_what_is_busy_or_breaks_off_is_asked_again(server, tmp_path, first):
     server.answers = [first, whole]
     assert fetch_file(file_at(server), tmp_path, patience=QUICK).read_bytes() == BODY
-    assert len(server.asked) == 2 and [f.name for f in tmp_path.iterdir()] == ['a.h5']
+    assert len(server.asked) == 2 and left(tmp_path) == ['a.h5']
 
 def test_it_goes_on_where_it_broke_off_also_in_another_call(server, tmp_path):
     server.answers = [lambda h: whole(h, upto=20_000), refuse(503)]
@@ -86,14 +86,14 @@ def test_a_server_that_knows_no_ranges_sends_all_again(server, tmp_path):
 def test_what_no_waiting_changes_is_not_asked_again(server, tmp_path, code, error, why):
     server.answers = [refuse(code)]
     with pytest.raises(error, match=why): fetch_file(file_at(server), tmp_path, token_name='MY_TOKEN', patience=QUICK)
-    assert len(server.asked) == 1 and nothing_left(tmp_path)
+    assert len(server.asked) == 1 and left(tmp_path) == []
 
 @pytest.mark.parametrize('body, kind', [(BODY[:-1] + b'x', 'application/octet-stream'), (BODY[:-5], 'application/octet-stream'),
                                         (BODY + b'more', 'application/octet-stream'), (b'<html>sorry', 'text/html')])
 def test_what_is_not_the_published_file_is_never_taken_for_it(server, tmp_path, body, kind):
     server.answers = [lambda h: whole(h, body, kind=kind)]
     with pytest.raises(ValueError, match='a.h5'): fetch_file(file_at(server), tmp_path, patience=QUICK)
-    assert nothing_left(tmp_path)
+    assert left(tmp_path) == []
 
 def test_a_part_longer_than_the_file_is_thrown_away(server, tmp_path):
     (tmp_path/'a.h5.part').write_bytes(BODY*2)
@@ -126,6 +126,70 @@ def test_a_file_that_was_damaged_on_the_disk_is_brought_again(server, tmp_path):
     assert (tmp_path/'a.h5').read_bytes() != BODY, 'of the same length: only a look at every byte shows it'
     download([file_at(server)], tmp_path, again=True, patience=QUICK, show=False)
     assert (tmp_path/'a.h5').read_bytes() == BODY
+
+LONG = np.random.default_rng(1).bytes(1_200_000)   # more than is written at once
+
+def begin(h, upto, tag='"1"'):
+    "Say that all will come, and send a part of it"
+    h.send_response(200)
+    for name, value in (('Content-Length', str(len(LONG))), ('ETag', tag)): h.send_header(name, value)
+    h.end_headers()
+    h.wfile.write(LONG[:upto])
+    h.wfile.flush()
+
+def test_two_that_want_the_same_file_do_not_write_into_each_others(server, tmp_path):
+    begun, second = threading.Event(), threading.Event()
+    def slow(h):
+        begin(h, 900_000)
+        begun.set()
+        second.wait(2)
+        h.wfile.write(LONG[900_000:])
+    def break_off(h):
+        begin(h, 300_000)
+        second.set()
+    server.answers = [slow, break_off]
+    file = PublishedFile('a.h5', f'{server.url}/a.h5')
+    def bring():
+        try: download([file], tmp_path, patience=replace(QUICK, tries=1), show=False)
+        except ConnectionError: pass   # of the second, where it does not wait
+    both = [threading.Thread(target=bring) for _ in range(2)]
+    both[0].start()
+    assert begun.wait(20)
+    both[1].start()
+    for one in both: one.join(20)
+    assert (tmp_path/'a.h5').read_bytes() == LONG
+    assert len(server.asked) == 1, 'who waited finds it there'
+    assert sorted(left(tmp_path)) == ['.downloaded.json.lock', 'a.h5', 'downloaded.json']
+
+HOLD = """import sys, time
+from hrtem_seg.core.files import folder_lock
+with folder_lock(sys.argv[1]):
+    print('held', flush=True)
+    time.sleep(60)
+"""
+
+def test_a_process_that_is_killed_at_it_holds_nobody_up(server, tmp_path):
+    server.answers = [whole]
+    lock = tmp_path/module.LOCKS/'a.h5'
+    holder = subprocess.Popen([sys.executable, '-c', HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == 'held\n'
+    waiting = threading.Thread(target=fetch_file, args=[file_at(server), tmp_path], kwargs=dict(patience=QUICK))
+    waiting.start()
+    waiting.join(.5)
+    assert waiting.is_alive() and server.asked == []
+    holder.kill()
+    holder.wait()
+    waiting.join(20)
+    assert (tmp_path/'a.h5').read_bytes() == BODY
+
+def test_what_another_process_brought_meanwhile_stays_noted(server, tmp_path):
+    other = replace(file_at(server), name='b.h5', url=f'{server.url}/b.h5')
+    def answer(h):
+        if h.path == '/a.h5': download([other], tmp_path, patience=QUICK, show=False)
+        whole(h)
+    server.answers = [answer]
+    download([file_at(server)], tmp_path, patience=QUICK, show=False)
+    assert sorted(module._there(tmp_path)) == ['a.h5', 'b.h5']
 
 def test_the_disk_is_looked_at_first(server, tmp_path):
     with pytest.raises(OSError, match='are free'): download([replace(file_at(server), bytes=10**18)], tmp_path, show=False)
@@ -183,6 +247,28 @@ def test_files_are_known_by_their_content(tmp_path):
     assert first == {'a': hashlib.sha256(b'one').hexdigest()}
     (tmp_path/'a').write_bytes(b'two')
     assert file_sums(tmp_path, ['a']) != first
+
+def test_a_sum_that_was_noted_counts_while_the_file_has_its_size_and_time(server, tmp_path, monkeypatch):
+    server.answers = [whole]
+    download([file_at(server)], tmp_path, patience=QUICK, show=False)
+    first = {'a.h5': hashlib.sha256(BODY).hexdigest()}
+    with monkeypatch.context() as m:
+        m.setattr(module, '_digests', lambda path: pytest.fail('it is read again'))
+        assert file_sums(tmp_path, ['a.h5']) == first
+    edited = BODY[:-1] + bytes([BODY[-1] ^ 1])
+    (tmp_path/'a.h5').write_bytes(edited)
+    later = (tmp_path/'a.h5').stat().st_mtime_ns + 1_000_000_000   # some disks know whole seconds only
+    os.utime(tmp_path/'a.h5', ns=(later, later))
+    assert file_sums(tmp_path, ['a.h5']) == {'a.h5': hashlib.sha256(edited).hexdigest()}
+
+def test_a_sum_that_was_noted_without_a_time_is_not_trusted(server, tmp_path):
+    server.answers = [whole]
+    download([file_at(server)], tmp_path, patience=QUICK, show=False)
+    record = json.loads((tmp_path/module.RECORD).read_text(encoding='utf-8'))
+    record['files']['a.h5'].pop('mtime_ns', None)
+    record['files']['a.h5']['sha256'] = '0'*64
+    (tmp_path/module.RECORD).write_text(json.dumps(record), encoding='utf-8')
+    assert file_sums(tmp_path, ['a.h5']) == {'a.h5': hashlib.sha256(BODY).hexdigest()}
 
 @pytest.mark.parametrize('conditions', [dict(material='Au', dose=423.), dict(radius=(11., 25.)), dict(pixel=[.2, .26], session='2021 on C/x')])
 def test_conditions_survive_the_command_line(conditions):

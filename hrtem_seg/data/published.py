@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NERSC', 'GITHUB', 'DRYAD', 'ZENODO', 'BY_HAND', 'TABLE', 'CATALOGUE', 'COLUMNS', 'NUMBERS', 'BUSY', 'LONGEST_WAIT',
-           'RECORD', 'RAW_BYTES', 'PublishedFile', 'PublishedSet', 'published', 'read_metadata', 'select_images',
-           'raw_files', 'Patience', 'check_file', 'fetch_file', 'check_room', 'download', 'as_options', 'as_number',
-           'as_condition', 'bring_images', 'local_images', 'file_sums', 'dryad_files', 'files_of']
+           'LOCKS', 'RECORD', 'RAW_BYTES', 'PublishedFile', 'PublishedSet', 'published', 'read_metadata',
+           'select_images', 'raw_files', 'Patience', 'check_file', 'fetch_file', 'check_room', 'download', 'as_options',
+           'as_number', 'as_condition', 'bring_images', 'local_images', 'file_sums', 'dryad_files', 'files_of']
 
 # %% ../../nbs/data/07_published.ipynb #97bb538a
 import errno, hashlib, os, shlex, shutil, tempfile, time
@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 import numpy as np, pandas as pd
 from ..core.checks import check_in, check_range
-from ..core.files import check_writable
+from ..core.files import check_writable, folder_lock
 from ..core.records import plain, read_json, write_json
 from ..core.work import progress
 
@@ -300,14 +300,14 @@ def _clear(part):
     for f in (part, part.with_name(f'{part.name}.json')):
         f.unlink(missing_ok=True)
 
-def fetch_file(
-    file:PublishedFile,
-    folder,                        # Of the set
-    token:str='',                  # For the server, where it asks for one
-    token_name:str='',             # Environment variable that it comes from, for the error
-    patience:Patience=Patience(),
-)->Path:
-    "Bring one file, whole or not at all; what was begun goes on"
+LOCKS = '.locks'   # In the folder of a set: an empty file for each of its files
+
+def _alone(folder, file):
+    "Be the only process that brings a file: two would write into each other's part"
+    return folder_lock(Path(folder)/LOCKS/file.name)
+
+def _fetch(file, folder, token, token_name, patience):
+    "As `fetch_file`, by the process that holds the lock"
     path = Path(folder)/file.name
     part = path.with_name(f'{path.name}.part')
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -342,6 +342,17 @@ def fetch_file(
     raise ConnectionError(f'{file.url}: {last}, {patience.tries} times in a row; what has arrived is kept, and the '
                           'same call goes on')
 
+def fetch_file(
+    file:PublishedFile,
+    folder,                        # Of the set
+    token:str='',                  # For the server, where it asks for one
+    token_name:str='',             # Environment variable that it comes from, for the error
+    patience:Patience=Patience(),
+)->Path:
+    "Bring one file, whole or not at all; what was begun goes on, and another process that brings it is waited for"
+    with _alone(folder, file):
+        return _fetch(file, folder, token, token_name, patience)
+
 # %% ../../nbs/data/07_published.ipynb #bd4eb04a
 RECORD = 'downloaded.json'
 
@@ -358,6 +369,25 @@ def _is_whole(folder, file, known, again):
     if file.sha256 and known[file.name]['sha256'] != file.sha256.lower():
         return False
     return not again or _digests(path)[0] == known[file.name]['sha256']
+
+def _note(folder, file):
+    "Write down what was brought, beside what other processes write down meanwhile"
+    path = folder/file.name
+    state = path.stat()   # before its bytes are read: what is changed behind that has another time
+    noted = dict(bytes=state.st_size, mtime_ns=state.st_mtime_ns, sha256=_digests(path)[0], url=file.url,
+                 about=file.about)
+    with folder_lock(folder/RECORD):
+        known = _there(folder)
+        known[file.name] = noted
+        write_json(folder/RECORD, dict(files=known))
+
+def _bring(file, folder, token, token_name, patience, again):
+    "Fetch a file and note it, unless another process did so while it was waited for"
+    with _alone(folder, file):
+        if _is_whole(folder, file, _there(folder), again):
+            return
+        _fetch(file, folder, token, token_name, patience)
+        _note(folder, file)
 
 def check_room(
     files,   # Of `PublishedFile`
@@ -394,14 +424,11 @@ def download(
     failed = {}
     for file in progress(missing, 'files', len(missing), show and len(missing) > 1):
         try:
-            path = fetch_file(file, folder, token, token_name, patience)
+            _bring(file, folder, token, token_name, patience, again)
         except PermissionError:
             raise   # it would be the same for every file
         except (OSError, ValueError) as e:
             failed[file.name] = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-            continue
-        known[file.name] = dict(bytes=path.stat().st_size, sha256=_digests(path)[0], url=file.url, about=file.about)
-        write_json(folder/RECORD, dict(files=known))
     if failed:
         first = next(iter(failed))
         raise ConnectionError(f'{len(failed)} of {len(files)} files could not be had, and the others are kept; '
@@ -485,6 +512,11 @@ def local_images(
         raise FileNotFoundError(f'{what}, the first is {lacking[0].name!r}: {how} (about {size:.1f} GB)')
     return chosen
 
+def _is_as_noted(path, noted):
+    "Whether a file has the size and the time that were noted with its sum; records did not always hold a time"
+    state = path.stat()
+    return (noted.get('bytes'), noted.get('mtime_ns')) == (state.st_size, state.st_mtime_ns)
+
 def file_sums(
     folder, # Of a set
     names,  # Of files in it, with forward slashes
@@ -494,9 +526,9 @@ def file_sums(
     known = _there(folder)
     sums = {}
     for name in names:
-        size = (folder/name).stat().st_size
+        path = folder/name
         noted = known.get(name, {})
-        sums[name] = noted['sha256'] if noted.get('bytes') == size else _digests(folder/name)[0]
+        sums[name] = noted['sha256'] if _is_as_noted(path, noted) else _digests(path)[0]
     return sums
 
 # %% ../../nbs/data/07_published.ipynb #c1c9d8c9

@@ -12,6 +12,7 @@ from ..core.checks import check_in
 from ..core.plots import show_image, show_mask
 from .conditions import samples
 from .tasks import finished_tasks
+from ..learning.kept import read_network_record
 
 # %% ../../nbs/experiments/09_explore.ipynb #da48ee4e
 REDUCTIONS = ('mean', 'median', 'min', 'max')
@@ -74,28 +75,48 @@ def draw_scores(
     return fig
 
 # %% ../../nbs/experiments/09_explore.ipynb #c62ab708
+def _network_of(root, key, record):
+    "Folder of the network that a task trained, or scored on further sets; None where it did neither"
+    trained = Path(root)/key
+    scored = Path(root)/Path(str(record.settings.get('network'))).name
+    return next((f for f in (trained, scored) if (f/'history.csv').is_file()), None)
+
+def _stands_in(rows, folder, tested):
+    "Whether the means of a task's tests are among some rows, in every metric"
+    images = pd.read_csv(folder/'tests.csv', dtype={'dataset': str})
+    images = images[images.dataset == tested]
+    values = {m: v for m, v in rows[rows.tested.astype(str) == tested].groupby('metric').value if m in images}
+    # tables are written and read again, which may change the last digit
+    found = [np.isclose(v, images[m].mean(), rtol=1e-9, atol=0, equal_nan=True).any() for m, v in values.items()]
+    return bool(found) and all(found)
+
 def tests_behind(
     root,       # Folder of tasks
     tested:str, # Name of a test set
+    rows:pd.DataFrame|None=None, # Of a table of scores, whose networks are meant; None for those of all runs
 )->tuple: # (its source, folders of the networks that were tested on it)
     "Which samples a name stands for, and who saw them"
     source = None
-    networks = []
+    networks = {}
     for key, record in finished_tasks(root).items():
         tests = record.settings.get('tests') or {}
-        if tested not in tests: continue
+        network = _network_of(root, key, record)
+        if tested not in tests or network is None: continue
+        if rows is not None and not _stands_in(rows, Path(root)/key, tested): continue
         source = source or tests[tested]
-        networks.append(Path(root)/key)
-    return source, networks
+        weights = read_network_record(network)['weights']
+        networks.setdefault(weights, network)   # the same network under two keys counts once
+    return source, list(networks.values())
 
 def draw_tested(
     root,       # Folder of tasks
     tested:str, # Name of a test set
     n:int=4,    # Images
     metric:str='dice',
+    rows:pd.DataFrame|None=None, # As for `tests_behind`
 ): # The figure; None where no task is left that knows the name
     "The first images of a test set with their masks, and how the networks that saw it learnt"
-    source, networks = tests_behind(root, tested)
+    source, networks = tests_behind(root, tested, rows)
     if source is None: return None
     stack = samples(source)
     n = min(n, stack.sizes['sample'])
@@ -115,9 +136,10 @@ def read_scores(
     folder, # Of results: runs with a table.csv each
 )->pd.DataFrame: # All tables, with the column run
     "Every table of scores below a folder"
+    names = dict.fromkeys(('train', 'tested', 'target'), str)   # a dose of 100 is no 100.0 beside pixels of 0.2
     files = sorted(Path(folder).glob('*/table.csv'))
     if not files: raise FileNotFoundError(f'{Path(folder).absolute()}: no run with a table.csv in it')
-    return pd.concat([pd.read_csv(f).assign(run=f.parent.name) for f in files], ignore_index=True)
+    return pd.concat([pd.read_csv(f, dtype=names).assign(run=f.parent.name) for f in files], ignore_index=True)
 
 class Explorer:
     "The page, and what was chosen on it"
@@ -165,12 +187,19 @@ class Explorer:
         finally: self.filling = False
         self.draw()
 
+    def draw_behind(self, train, tested):
+        "What is behind a cell; runs share a folder of tasks and names of tests, but not the scores of their networks"
+        chosen = self.chosen()
+        metric = chosen.pop('metric')
+        rows = scores_where(self.table, **chosen, train=train, tested=tested)
+        return draw_tested(self.folder/'tasks', tested, metric=metric, rows=rows)
+
     def draw(self):
         "What was chosen, as pictures"
         from IPython.display import display
         cell = self.lists['cell'].value
         scores = draw_scores(self.table, self.lists['reduction'].value, cell, **self.chosen())
-        behind = draw_tested(self.folder/'tasks', cell[1], metric=self.chosen()['metric']) if cell else None
+        behind = self.draw_behind(*cell) if cell else None
         self.figures = [scores, behind] if behind else [scores]
         self.picture.clear_output(wait=True)
         with self.picture: display(*self.figures)

@@ -158,6 +158,14 @@ def list_networks(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/learning/02_kept.ipynb #07ba7750
+def _places(folder, where):
+    "Where a parent may lie: in its child's folder, if it travels with it; where it lay; beside its child, if all moved"
+    if not where: return []
+    folder = Path(folder).absolute()
+    beside = folder.parent/Path(where).name
+    places = [folder/where, Path(where), beside]
+    return [p for p in places if (p/'record.json').is_file() and p.absolute() != folder]
+
 def lineage(
     folder, # A kept network
 )->list: # records, the oldest first; each with its 'folder'
@@ -166,13 +174,10 @@ def lineage(
     parent = record.get('parent')
     if not parent: return [record]
     where, run = parent.get('folder'), parent.get('run')
-    lost = dict(run=run, folder=where, missing=True)
-    beside = Path(folder)/(where or '')   # a record that travels with its child
-    where = beside if where and (beside/'record.json').exists() else where
-    if not where or not (Path(where)/'record.json').exists(): return [lost, record]
-    older = lineage(where)
-    if older[-1].get('run') != run: older = [lost]   # another network lies there now
-    return [*older, record]
+    for place in _places(folder, where):
+        # another network may lie there by now
+        if read_network_record(place).get('run') == run: return [*lineage(place), record]
+    return [dict(run=run, folder=where, missing=True), record]
 
 # %% ../../nbs/learning/02_kept.ipynb #97cf82fd
 def _network_words(record):
