@@ -185,11 +185,11 @@ def all_scores():
     import pandas as pd
     tables = []
     for path in sorted((PROJECT/'data/results').glob('*/table.csv')):
-        table = pd.read_csv(path)[['phase', 'replicate', 'train', 'tested', 'metric', 'value']]
+        named = {'train': str, 'tested': str}   # '30', not 30.0
+        table = pd.read_csv(path, dtype=named)[['phase', 'replicate', *named, 'metric', 'value']]
         tables.append(table.assign(run=path.parent.name))
     rows = pd.concat(tables, ignore_index=True)
-    names = rows[['train', 'tested']].astype(str)
-    return rows.assign(**names, value=rows.value.round(4))
+    return rows.assign(value=rows.value.round(4))
 
 WIDE = 520   # px, of the charts; on a phone they scroll
 

@@ -15,7 +15,7 @@ from skimage.transform import resize
 from ..core.checks import check_range
 from ..core.records import content_hash
 from ..data.generation import generate
-from ..data.published import TABLE, bring_images, file_sums, local_images, read_metadata, select_images
+from ..data.published import TABLE, bring_images, file_sums, local_images, raw_files, read_metadata, select_images
 from .conditions import SESSIONS, Labelled, by_content, combine, labelled_micrographs
 from .conditions import make_network, samples
 from .tasks import Task, task
@@ -88,7 +88,7 @@ def downloaded(
     for condition in sets.values():
         if bring: bring_images(folder, **condition)
         table = local_images(folder, **condition)
-        names += list(table.session + '/' + table.file)
+        names += [file.name for file in raw_files(table)]   # images and labels
     sums = file_sums(folder, [TABLE, *dict.fromkeys(names)])
     return Task(f'downloaded-{content_hash(sums)}', folder)
 
