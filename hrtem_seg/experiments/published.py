@@ -15,7 +15,8 @@ from skimage.transform import resize
 from ..core.checks import check_range
 from ..core.records import content_hash
 from ..data.generation import generate
-from ..data.published import TABLE, bring_images, file_sums, local_images, raw_files, read_metadata, select_images
+from ..data.published import TABLE, bring_images, file_sums, local_images, raw_files
+from ..data.published import read_metadata, select_images
 from .conditions import SESSIONS, Labelled, by_content, combine, labelled_micrographs
 from .conditions import make_network, samples
 from .tasks import Task, task
