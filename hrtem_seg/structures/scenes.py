@@ -733,14 +733,16 @@ def export_scene(
     path,         # '.xyz': Prismatic; '.extxyz': with labels and record; else whatever ASE writes
     scene:Atoms,
     rms=.1,       # For Prismatic: rms displacement per axis, Å, a number or by element
+    slice_thickness:float=2., # For Prismatic: Å, of which its cell is a whole number
 )->Path:
-    "Write a scene for another program"
+    "Write a scene for another program; Prismatic's, whose beam comes from z = c, is turned around along z"
     _check_scene(scene)
+    check_range(.05, 50, slice_thickness=slice_thickness)
     path = Path(path)
     if path.suffix == '.extxyz':
         write(path, scene, format='extxyz')
     elif path.suffix == '.xyz':
-        path.write_text(_prismatic(scene, _rms_of_each(scene, rms)))
+        path.write_text(_prismatic(scene, _rms_of_each(scene, rms), slice_thickness))
     else:
         try:
             write(path, scene)
@@ -749,12 +751,14 @@ def export_scene(
             raise ValueError(f'path={str(path)!r}: ASE does not write this scene to such a file ({says})') from None
     return path
 
-def _prismatic(scene, rms):
+def _prismatic(scene, rms, slice_thickness):
     "Prismatic's text"
-    edges = ' '.join(f'{length:.6f}' for length in scene.cell.lengths())
-    lines = ['hrtem_seg: Z, x, y, z, occupancy, rms displacement; beam along z', edges]
-    for number, place, u in zip(scene.numbers, scene.positions, rms):
-        xyz = ' '.join(f'{x:.6f}' for x in place)
-        lines.append(f'{number} {xyz} 1 {u:g}')
+    lx, ly, lz = scene.cell.lengths()
+    c = math.ceil(lz/slice_thickness - 1e-9)*slice_thickness
+    across = np.mod(scene.positions[:, :2], [lx, ly])
+    height = np.clip(c - scene.positions[:, 2], 0, c)   # displaced atoms may lie outside
+    lines = ['hrtem_seg: Z, x, y, z, occupancy, rms displacement; beam from z = c', f'{lx:.6f} {ly:.6f} {c:.6f}']
+    for number, (x, y), z, u in zip(scene.numbers, across, height, rms):
+        lines.append(f'{number} {x:.6f} {y:.6f} {z:.6f} 1 {u:g}')
     lines += ['-1', '']
     return '\n'.join(lines)
