@@ -3508,6 +3508,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'hrtem_seg/waves/multislice.py'),
                                             'hrtem_seg.waves.multislice._check_choices': ( 'waves/multislice.html#_check_choices',
                                                                                            'hrtem_seg/waves/multislice.py'),
+                                            'hrtem_seg.waves.multislice._check_even_slices': ( 'waves/multislice.html#_check_even_slices',
+                                                                                               'hrtem_seg/waves/multislice.py'),
                                             'hrtem_seg.waves.multislice._check_memory': ( 'waves/multislice.html#_check_memory',
                                                                                           'hrtem_seg/waves/multislice.py'),
                                             'hrtem_seg.waves.multislice._check_named_or_number': ( 'waves/multislice.html#_check_named_or_number',
