@@ -222,6 +222,22 @@ def test_facets_in_four_indices():
     assert len(wulff('CdSe', {'0001': 1., '10-10': 1.1}, 15.)['normals']) == 8
     with pytest.raises(ValueError, match='whole numbers'): equivalent_planes('Au', (1.5, 0, 0))
 
+
+@pytest.mark.parametrize('shell, core, strain', [('MgO', 'Ag', '+22%'), ('Fe3O4', 'Au', '+17%'), ('Au', 'Cu', '-11%')])
+def test_a_shell_strained_beyond_reason_is_warned_of(shell, core, strain):
+    "A coherent shell takes the core's volume of an atom, which crystals of different structures need not share"
+    how = dict(material=shell, radius=9., n_defects=0)
+    with pytest.warns(UserWarning) as said: record = draw_particle(rng_for(1), core={'material': core, 'shell': 3.}, **how)
+    message, = [str(w.message) for w in said]
+    assert strain in message and repr(core) in message and repr(shell) in message and "{…, 'coherency': 0}" in message
+    assert said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        own = draw_particle(rng_for(1), core={'material': core, 'shell': 3., 'coherency': 0}, **how)
+        draw_particle(rng_for(1), core={'material': core, 'shell': 3., 'coherency': .2}, **how)
+        draw_particle(rng_for(1), core={'material': 'Au', 'shell': 3.}, **{**how, 'material': 'Ag'})
+    assert own['core']['scale'] == 1 and {**record, 'core': None} == {**own, 'core': None}   # nothing else depends on it
+
 # --- arguments of the wrong kind
 
 @pytest.mark.parametrize('wrong, says', [
