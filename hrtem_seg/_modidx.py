@@ -3290,6 +3290,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'hrtem_seg/structures/scenes.py'),
                                              'hrtem_seg.structures.scenes._near': ( 'structures/scenes.html#_near',
                                                                                     'hrtem_seg/structures/scenes.py'),
+                                             'hrtem_seg.structures.scenes._over': ( 'structures/scenes.html#_over',
+                                                                                    'hrtem_seg/structures/scenes.py'),
                                              'hrtem_seg.structures.scenes._place': ( 'structures/scenes.html#_place',
                                                                                      'hrtem_seg/structures/scenes.py'),
                                              'hrtem_seg.structures.scenes._place_over': ( 'structures/scenes.html#_place_over',

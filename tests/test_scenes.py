@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 from hrtem_seg.core.records import checksum, content_hash, plain, rng_for
 from hrtem_seg.structures.scenes import (PLACEMENTS, _place, build_scene, displace, draw_scene, export_scene, name_defaults,
                                          random_scene, regenerate, sample_scene)
+from hrtem_seg.structures.shapes import bound
 from hrtem_seg.structures.substrates import AMORPHOUS, SUBSTRATES, substrate
 from hrtem_seg.waves.prismatic import prismatic_xyz
 
@@ -267,6 +268,21 @@ def test_wrong_kinds_of_argument_are_named(tmp_path, scenes):
             ('has no entry for Au', lambda: export_scene(tmp_path/'s.xyz', s, {'C': .1})), ('a.strange', lambda: export_scene(tmp_path/'a.strange', s))):
         with pytest.raises(ValueError) as e: call()
         assert says in str(e.value)
+
+@pytest.mark.parametrize('radius', [('uniform', 8., 14.), ('choice', [6., 38.])])
+def test_particles_over_others_are_whole_where_all_are(radius):
+    "Also where those that lie over others are much the larger ones, which fit near the middle only; the first draw counts where it fits"
+    def drawn(i, **more): return draw_scene(rng_for(5, i), n_particles=3, overlap=.6, radius=radius, cell=(80., 90.), n_defects=0, substrate='vacuum', **more)['drawn']
+    n_over = 0
+    for i in range(40):
+        made = drawn(i, placement='inside')
+        for p in made['particles']:
+            margin = bound(p['shape'])
+            host = made['particles'][p['over']] if 'over' in p else p
+            assert all(margin - 1e-9 <= x <= edge - margin + 1e-9 for x, edge in zip(p['centre'], made['cell']))
+            assert math.dist(p['centre'], host['centre']) <= margin + bound(host['shape']) + 1e-9
+            n_over += host is not p
+    assert n_over > 30
 
 def test_prismatic_gets_an_exported_scene_the_right_way_up(tmp_path):
     "Its beam comes from z = c: atoms and cell are where the engine of this project writes them for the same program"

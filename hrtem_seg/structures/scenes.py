@@ -158,15 +158,28 @@ def _in_a_disc(rng):
         if (p*p).sum() <= 1:
             return p
 
-def _place_over(rng, at, radii, n_over, cell):
-    "Centres of `n_over` more particles, each over one that has its place, and over which"
+def _place_over(rng, at, radii, n_over, cell, placement):
+    "Centres of `n_over` more particles, each over one that has its place, and over which; None where one finds no place"
     hosts = []
     for radius in radii[len(at):]:
         host = int(rng.integers(len(radii) - n_over))
         hosts.append(host)
-        over = at[host] + (radii[host] + radius)*_in_a_disc(rng)
+        margin = radius if placement == 'inside' else None
+        over = _over(rng, at[host], radii[host] + radius, cell, margin)
+        if over is None:
+            return None
         at = np.concatenate([at, [over % cell]])
     return at, hosts
+
+def _over(rng, host, reach, cell, margin, tries=1000):
+    "A centre within reach of another one and, where there is a margin, at least so far from the frame"
+    for _ in range(tries):
+        centre = host + reach*_in_a_disc(rng)
+        if margin is None:
+            return centre
+        to_frame = np.minimum(centre, np.asarray(cell) - centre)
+        if to_frame.min() >= margin:
+            return centre
 
 def _draw_particles(rng, n, cell, separation, particle, placement='pushed', overlap=0., redraws=60):
     "Particles and their centres; sizes that find no place, or are too wide for the cell, are drawn again, a few times"
@@ -182,7 +195,11 @@ def _draw_particles(rng, n, cell, separation, particle, placement='pushed', over
         if at is None:
             too_wide = None
             continue
-        at, hosts = _place_over(rng, at, radii, n_over, cell)
+        found = _place_over(rng, at, radii, n_over, cell, placement)
+        if found is None:
+            too_wide = None
+            continue
+        at, hosts = found
         placed = [dict(p, centre=centre.tolist()) for p, centre in zip(particles, at)]
         for p, host in zip(placed[n_free:], hosts):
             p['over'] = host
