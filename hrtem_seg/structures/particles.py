@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAULTS', 'BUILDERS', 'MOST_MISFIT', 'Layers', 'stacking', 'Fault', 'Core', 'Boundary', 'Cluster', 'Particle',
-           'build_particle', 'draw_particle', 'stacking_sequence', 'common_neighbours']
+           'build_particle', 'volume_radius', 'draw_particle', 'stacking_sequence', 'common_neighbours']
 
 # %% ../../nbs/structures/02_particles.ipynb #7fd6a295
 import math, warnings
@@ -20,7 +20,7 @@ from scipy.spatial import ConvexHull, cKDTree
 from ..core.checks import check_in, check_range
 from ..core.records import add_up, rng_for
 from .crystals import as_record, crystal, draw_orientation, project, rotate, rotation_matrix, shells
-from .shapes import bound, draw, resolve, signed_distance
+from .shapes import bound, draw, enclosed_volume, resolve, signed_distance
 
 # %% ../../nbs/structures/02_particles.ipynb #345f14e2
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ class Particle:
     origin:list              # Of the crystal against the shape, in fractions of its repeats
     variant:int              # Which {111} family the layers of a cubic crystal are
     faults:tuple=()
-    radius:float|None=None   # Of the sphere of equal volume, Å
+    radius:float|None=None   # Of the sphere of equal volume, Å, as asked; what came of it says `volume_radius`
     n_asked:int|None=None    # Faults that were asked for
     core:Core|None=None
     boundary:Boundary|None=None
@@ -638,6 +638,27 @@ def _atoms_in(kind, n):
         return (10*n**3 - 15*n**2 + 11*n - 3)/3
     return len(Decahedron('Au', n, n, 1))
 
+# %% ../../nbs/structures/02_particles.ipynb #f50e26c0
+def volume_radius(
+    record:dict, # Of a particle, from `draw_particle`
+)->float|None: # Å; None where neither its planes nor its record say
+    "Radius of the sphere of equal volume: of clusters by their atoms, of half-spaces by their planes, else as recorded"
+    particle = Particle.from_record(record)
+    shape = particle.shape
+    asked = shape.get('radius') if particle.radius is None else particle.radius
+    if particle.cluster:
+        cell, _ = _known(particle.material)
+        atoms = _atoms_in(particle.cluster.kind, particle.cluster.shells)
+        volume = atoms*cell.get_volume()/len(cell)
+    elif shape['kind'] == 'halfspaces':
+        volume = enclosed_volume(shape['normals'], shape['distances'])
+    else:
+        return asked
+    found = (3*volume/(4*math.pi))**(1/3)
+    as_asked = asked is not None and abs(found - asked) < 1e-6*asked
+    if as_asked or not found < math.inf: return asked
+    return found
+
 # %% ../../nbs/structures/02_particles.ipynb #8f6536a0
 def _nearest(material):
     "Distance of nearest neighbours, Å"
@@ -700,7 +721,7 @@ def draw_particle(
     *,
     material='Au',                # As in `crystal`, or ('choice', [...]) of several
     shape='sphere',               # In `SHAPES` or `FACETED`, 'icosahedron', 'decahedron', or {'kind': ..., parameters}
-    radius=('uniform', 10., 20.), # Radius of the sphere of equal volume, Å
+    radius=('uniform', 10., 20.), # Of the sphere of equal volume, Å; clusters take the nearest, half-spaces have their own
     n_defects=None,               # Planar faults; None: 0 to 3, each as likely, where the crystal can have them
     defect_kinds=None,            # Of twin, intrinsic, extrinsic (fcc, diamond) or I1, I2, E (hcp, wurtzite); None: all
     min_layers:int=3,             # Layers from one fault to the next
