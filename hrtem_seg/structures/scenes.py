@@ -355,7 +355,7 @@ def draw_scene(
     face='entrance',     # Side that the particles are on: 'entrance' (the beam meets them first) or 'exit'
     placement='anywhere', # Also across the frame; 'inside': whole particles only; 'pushed': as it once was
     separation=10.,      # Least distance between particles, Å; less than `gap` means touching
-    overlap=0.,          # Share of the particles that lie over another one, seen along the beam
+    overlap=0.,          # Chance of each particle but the first to lie over another one, seen along the beam
     vacuum=10.,          # Empty space at either end of the cell, Å
     gap=2.2,             # Least distance of a particle's atoms from other particles' and the substrate's, Å
     adsorbate=None,      # Carbon on the particles: {'thickness': Å, 'density': g/cm³, 'min_distance': Å to the film}
