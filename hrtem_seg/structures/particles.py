@@ -261,7 +261,7 @@ def _check_numbers(n, **values):
 class Core:
     "A second material inside the first"
     material:object      # As in `as_record`
-    shell:float          # Thickness of the shell, Å
+    shell:float          # Thickness of the shell, Å; of an ellipsoid along its shortest axis
     coherency:float      # 0: the shell has its own lattice; 1: the core's
     scale:float          # Of the shell's edges, which follows from the coherency
     min_distance:float   # Between atoms of core and shell, Å
@@ -642,7 +642,7 @@ def _atoms_in(kind, n):
 def volume_radius(
     record:dict, # Of a particle, from `draw_particle`
 )->float|None: # Å; None where neither its planes nor its record say
-    "Radius of the sphere of equal volume: of clusters by their atoms, of half-spaces by their planes, else as recorded"
+    "Radius of the sphere of equal volume: clusters have it by their atoms, half-spaces by their planes"
     particle = Particle.from_record(record)
     shape = particle.shape
     asked = shape.get('radius') if particle.radius is None else particle.radius
@@ -702,8 +702,8 @@ def _draw_core(rng, asked, material, radius):
     if abs(scale - 1) > MOST_MISFIT:
         warnings.warn(f"core['material']={_name(inner)} with coherency={coherency:g} strains the shell of "
                       f'{_name(material)} by {scale - 1:+.0%}, to the core\'s volume of an atom, and more than '
-                      f"{MOST_MISFIT:.0%} is no crystal's: pass core={{…, 'coherency': 0}} for a shell with a lattice "
-                      'of its own', stacklevel=4)
+                      f"{MOST_MISFIT:.0%} is no crystal's: pass core={{…, 'coherency': 0}} for a shell with a "
+                      'lattice of its own', stacklevel=4)
     return Core(inner, shell, coherency, scale, min_distance)
 
 MOST_MISFIT = .05   # a shell strained more than this is another crystal
@@ -721,14 +721,14 @@ def draw_particle(
     *,
     material='Au',                # As in `crystal`, or ('choice', [...]) of several
     shape='sphere',               # In `SHAPES` or `FACETED`, 'icosahedron', 'decahedron', or {'kind': ..., parameters}
-    radius=('uniform', 10., 20.), # Of the sphere of equal volume, Å; clusters take the nearest, half-spaces have their own
+    radius=('uniform', 10., 20.), # Of the sphere of equal volume, Å; clusters take the nearest, half-spaces none
     n_defects=None,               # Planar faults; None: 0 to 3, each as likely, where the crystal can have them
     defect_kinds=None,            # Of twin, intrinsic, extrinsic (fcc, diamond) or I1, I2, E (hcp, wurtzite); None: all
     min_layers:int=3,             # Layers from one fault to the next
     min_share:float=.1,           # Least fraction of the atoms on either side of a fault
     orientation='random',         # As in `draw_orientation`; the whole or any part of it may be a distribution
     boundary=None,                # Grain boundary: {} for a random one, or {'normal', 'offset', 'turn', 'min_distance'}
-    core=None,                    # {'material': ..., 'shell': thickness in Å, 'coherency': 0 to 1}
+    core=None,                    # {'material': ..., 'shell': Å (ellipsoid: shortest axis), 'coherency': 0 to 1}
 )->dict: # A plain record for `build_particle`
     "Sample one particle"
     if not isinstance(rng, np.random.Generator):
