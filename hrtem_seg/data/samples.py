@@ -56,7 +56,7 @@ def _words(names):
 def describe_scene(
     record:dict, # A scene's record
 )->dict: # material, form, n_particles, radius (Å), n_defects, substrate, thickness (Å), face
-    "The drawn structure in a few words and numbers: of several particles the mean radius, of equal volume, and all faults"
+    "The drawn structure in a few words and numbers: mean radius (of equal volume) and all faults of its particles"
     drawn = Drawn(**record['drawn'])
     particles = drawn.particles
     radii = [volume_radius(p) for p in particles]

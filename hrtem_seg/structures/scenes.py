@@ -159,7 +159,7 @@ def _in_a_disc(rng):
             return p
 
 def _place_over(rng, at, radii, n_over, cell, placement):
-    "Centres of `n_over` more particles, each over one that has its place, and over which; None where one finds no place"
+    "Centres of `n_over` more particles, each over one that has its place, and over which; None where there is none"
     hosts = []
     for radius in radii[len(at):]:
         host = int(rng.integers(len(radii) - n_over))

@@ -282,8 +282,8 @@ def _check_even_slices(s):
     if s.substrate_thickness in (None, s.slice_thickness): return
     if s.projection == 'infinite' and s.engine == 'multislice': return
     raise ValueError(f'substrate_thickness={s.substrate_thickness!r} with projection={s.projection!r}, '
-                     f'engine={s.engine!r}: all slices have slice_thickness={s.slice_thickness!r} there, and the wave '
-                     f"is the same without it: expected None, or projection='infinite' and engine='multislice'")
+                     f'engine={s.engine!r}: all slices have slice_thickness={s.slice_thickness!r} there, and the '
+                     f"wave is the same without it: expected None, or projection='infinite' and engine='multislice'")
 
 def _check_prismatic(s):
     "Refuse what that engine does not do"
