@@ -9,10 +9,11 @@ from ase.spacegroup import crystal as with_group
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
+from hrtem_seg.data.samples import describe_scene
 from hrtem_seg.core.records import checksum, content_hash, plain, rng_for
 from hrtem_seg.structures.crystals import (LATTICES, as_record, crystal, direction_indices, draw_orientation, plane_indices, rotate,
                                            rotation_matrix, settle_materials, shells, symmetry)
-from hrtem_seg.structures.particles import Particle, build_particle, draw_particle, stacking
+from hrtem_seg.structures.particles import Particle, build_particle, draw_particle, stacking, volume_radius
 from hrtem_seg.structures.scenes import build_scene, draw_scene
 from hrtem_seg.structures.shapes import draw, equivalent_planes, resolve, signed_distance, wulff
 
@@ -221,6 +222,43 @@ def test_what_is_no_zone_axis_is_said(material, zone, says):
 def test_facets_in_four_indices():
     assert len(wulff('CdSe', {'0001': 1., '10-10': 1.1}, 15.)['normals']) == 8
     with pytest.raises(ValueError, match='whole numbers'): equivalent_planes('Au', (1.5, 0, 0))
+
+
+@pytest.mark.parametrize('shell, core, strain', [('MgO', 'Ag', '+22%'), ('Fe3O4', 'Au', '+17%'), ('Au', 'Cu', '-11%')])
+def test_a_shell_strained_beyond_reason_is_warned_of(shell, core, strain):
+    "A coherent shell takes the core's volume of an atom, which crystals of different structures need not share"
+    how = dict(material=shell, radius=9., n_defects=0)
+    with pytest.warns(UserWarning) as said: record = draw_particle(rng_for(1), core={'material': core, 'shell': 3.}, **how)
+    message, = [str(w.message) for w in said]
+    assert strain in message and repr(core) in message and repr(shell) in message and "{…, 'coherency': 0}" in message
+    assert said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        own = draw_particle(rng_for(1), core={'material': core, 'shell': 3., 'coherency': 0}, **how)
+        draw_particle(rng_for(1), core={'material': core, 'shell': 3., 'coherency': .2}, **how)
+        draw_particle(rng_for(1), core={'material': 'Au', 'shell': 3.}, **{**how, 'material': 'Ag'})
+    assert own['core']['scale'] == 1 and {**record, 'core': None} == {**own, 'core': None}   # nothing else depends on it
+
+
+def test_a_radius_that_is_given_is_the_one_that_was_made():
+    "Of clusters, by their atoms, and of half-spaces, by their planes; of all others the recorded one to the bit, and records stay as they are"
+    faces = [[2, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]   # of any length
+    box = {'kind': 'halfspaces', 'normals': faces, 'distances': [10., 8., 9., 9., 7., 11.]}
+    def drawn(**asked): return draw_particle(rng_for(1), **{'n_defects': 0, **asked})
+    assert volume_radius(drawn(shape=box, radius=12.)) == pytest.approx((18**3*3/4/math.pi)**(1/3))
+    for kind, radius in (('icosahedron', 12.), ('decahedron', 8.), ('decahedron', 20.)):
+        r = drawn(shape=kind, radius=radius)
+        atoms = len(build_particle(r))
+        assert r['radius'] == radius and volume_radius(r) == pytest.approx((3*atoms*4.0782**3/16/math.pi)**(1/3))
+    for shape in ('sphere', 'rod', 'ellipsoid', 'plate', {'kind': 'wulff', 'energies': {'111': 1., '100': 1.2}}):
+        r = drawn(shape=shape, radius=('uniform', 8., 30.))
+        assert volume_radius(r) == r['radius']
+    by_hand = {k: v for k, v in drawn(radius=9.).items() if k != 'radius'}
+    assert volume_radius(by_hand) == 9.
+    open_side = {**drawn(shape=box, radius=12.), 'shape': {**box, 'normals': faces[:5], 'distances': box['distances'][:5]}}
+    assert volume_radius(open_side) == 12.   # no volume, so what the record says
+    scene = draw_scene(rng_for(1), material='Au', shape='icosahedron', radius=12., cell=(60., 60.), substrate='vacuum')
+    assert describe_scene(scene)['radius'] == volume_radius(scene['drawn']['particles'][0]) == pytest.approx(10.77, abs=.01)
 
 # --- arguments of the wrong kind
 

@@ -10,7 +10,9 @@ from scipy.stats import chisquare
 from hrtem_seg.core.records import checksum, content_hash, plain, rng_for
 from hrtem_seg.structures.scenes import (PLACEMENTS, _place, build_scene, displace, draw_scene, export_scene, name_defaults,
                                          random_scene, regenerate, sample_scene)
+from hrtem_seg.structures.shapes import bound
 from hrtem_seg.structures.substrates import AMORPHOUS, SUBSTRATES, substrate
+from hrtem_seg.waves.prismatic import prismatic_xyz
 
 RECORDS = {
     'faults': dict(n_particles=2, radius=12., n_defects=2),
@@ -266,6 +268,38 @@ def test_wrong_kinds_of_argument_are_named(tmp_path, scenes):
             ('has no entry for Au', lambda: export_scene(tmp_path/'s.xyz', s, {'C': .1})), ('a.strange', lambda: export_scene(tmp_path/'a.strange', s))):
         with pytest.raises(ValueError) as e: call()
         assert says in str(e.value)
+
+@pytest.mark.parametrize('radius', [('uniform', 8., 14.), ('choice', [6., 38.])])
+def test_particles_over_others_are_whole_where_all_are(radius):
+    "Also where those that lie over others are much the larger ones, which fit near the middle only; the first draw counts where it fits"
+    def drawn(i, **more): return draw_scene(rng_for(5, i), n_particles=3, overlap=.6, radius=radius, cell=(80., 90.), n_defects=0, substrate='vacuum', **more)['drawn']
+    n_over = 0
+    for i in range(40):
+        made = drawn(i, placement='inside')
+        for p in made['particles']:
+            margin = bound(p['shape'])
+            host = made['particles'][p['over']] if 'over' in p else p
+            assert all(margin - 1e-9 <= x <= edge - margin + 1e-9 for x, edge in zip(p['centre'], made['cell']))
+            assert math.dist(p['centre'], host['centre']) <= margin + bound(host['shape']) + 1e-9
+            n_over += host is not p
+    assert n_over > 30
+
+def test_prismatic_gets_an_exported_scene_the_right_way_up(tmp_path):
+    "Its beam comes from z = c: atoms and cell are where the engine of this project writes them for the same program"
+    scene = sample_scene(rng_for(2, 'export'), radius=10., cell=(50., 60.), material='Au')
+    moved = displace(scene, .3, rng_for(1))
+    for slice_thickness in (2., 1.7):
+        own, _ = prismatic_xyz(moved.numbers, moved.positions, tuple(moved.cell.lengths()), slice_thickness)
+        out = export_scene(tmp_path/'scene.xyz', moved, {'Au': .085, 'C': .1}, slice_thickness).read_text()
+        said, wanted = (text.splitlines() for text in (out, own))
+        assert len(said) == len(wanted) == len(moved) + 3 and said[1].split() == wanted[1].split()
+        c = float(said[1].split()[2])
+        assert abs(c/slice_thickness - round(c/slice_thickness)) < 1e-6 and 0 <= c - moved.cell[2, 2] < slice_thickness
+        assert [line.split()[:4] for line in said[2:-1]] == [line.split()[:4] for line in wanted[2:-1]]
+    of_particle = moved.arrays['particle_id'] >= 0
+    height = np.array([float(line.split()[3]) for line in said[2:-1]])
+    assert height[of_particle].mean() > height[~of_particle].mean()   # on the entrance face: nearer to where the beam comes from
+    with pytest.raises(ValueError, match='slice_thickness=0.0'): export_scene(tmp_path/'s.xyz', moved, slice_thickness=0.)
 
 def test_atoms_are_a_material_wherever_one_is():
     silicon = bulk('Si', cubic=True)

@@ -311,6 +311,22 @@ def test_old_waves_are_made_again_to_the_bit(tmp_path):
     x, y = Redraw(path, open_stack(path), crop=64).read([0, 1], np.random.default_rng(0))
     assert x.shape == y.shape == (2, 64, 64)
 
+def test_images_drawn_anew_have_the_field_of_their_stack(tmp_path):
+    "Whatever camera and pixel are asked for; one side for both axes cannot be that of a field that is not square"
+    scene = dict(radius=5., substrate='vacuum')
+    made = dict(n_structures=1, seed=1, wave=dict(pixel=.25), workers=0, progress=False)
+    ds = generate(tmp_path/'binned', scene={**scene, 'cell': [24., 24.]}, pixel=.3, camera={'binning': 2}, **made)
+    assert ds.sizes['y'] == 40
+    for settings, pixels in ((dict(camera={'binning': 2}), 40), ({}, 80), (dict(camera={'binning': 4}), 20), (dict(pixel=.3), 80), (dict(pixel=.5), 48),
+                             (dict(pixel=.24, camera={'binning': 2}), 50), (dict(pixel=.35), 69), (dict(crop=64), 64)):
+        anew = Redraw(tmp_path/'binned', ds, **settings)
+        x, y = anew.read([0], np.random.default_rng(0))
+        assert x.shape == y.shape == (1, pixels, pixels), settings
+        if 'crop' not in settings: assert abs(anew.side*anew.sampling - 24.) < .35
+    wide = generate(tmp_path/'wide', scene={**scene, 'cell': [30., 20.]}, pixel=.4, **made)
+    with pytest.raises(ValueError, match='50 × 75 pixels'): Redraw(tmp_path/'wide', wide)
+    assert Redraw(tmp_path/'wide', wide, crop=48).read([0], np.random.default_rng(0))[0].shape == (1, 48, 48)
+
 SMALL = dict(n_structures=3, seed=1, scene=dict(radius=7., thickness=5., cell=[32., 32.]), wave=dict(pixel=.3), pixel=.5, crop=48, workers=0, progress=False)
 
 @pytest.fixture(scope='module')

@@ -3,9 +3,10 @@ import shutil
 import numpy as np, pandas as pd, pytest, tifffile, xarray as xr
 from hypothesis import given, settings, strategies as st
 from scipy.ndimage import gaussian_filter
+from hrtem_seg.core.fourier import freqs
 from hrtem_seg.core.units import coords
 from hrtem_seg.experiments.settings import stack_settings
-from hrtem_seg.imaging.cameras import CAMERAS
+from hrtem_seg.imaging.cameras import CAMERAS, detect
 from hrtem_seg.imaging.transfer import Condition, likeness, loudness, transferred_share
 from hrtem_seg.learning.kept import amend_record, load_network
 from hrtem_seg.learning.samples import Samples
@@ -33,6 +34,30 @@ def test_twice_the_efficiency_is_twice_the_dose(camera):
     table = CAMERAS[camera]
     half = dict(table, dqe=[v/2 for v in table['dqe']])
     assert transferred_share(Condition(dose=200., camera=half)) == pytest.approx(transferred_share(Condition(dose=100., camera=camera)))
+
+@pytest.mark.parametrize('camera, binning', [('scintillator', 2), ('direct', 2), ('direct', 3)])
+def test_a_summed_camera_is_what_its_recorded_images_say(camera, binning):
+    "Gratings keep the contrast that a condition says, and empty images have its noise with what folds back; one pixel is as before"
+    camera = dict(CAMERAS[camera], binning=binning)
+    condition, n = Condition(pixel=.6, camera=camera, dose=1000.), 360
+    own = .6/binning
+    def recorded(values, dose, seed):
+        picture = xr.DataArray(values, dims=('y', 'x'), coords=coords((n, n), own), attrs={'sampling': 'area'})
+        counts = detect(picture, dose, np.random.default_rng(seed), **camera).values
+        return counts/counts.mean() - 1
+    x = np.arange(n)
+    for q in (.2, .5, .78):
+        k = round(q*n*own)
+        wave = 1 + .5*np.sinc(k/n)*np.cos(2*np.pi*k*x/n)*np.ones((n, 1))
+        left = 4*abs(np.fft.fft2(recorded(wave, 1e6, 0))[0, k])*binning**2/n**2
+        assert left == pytest.approx(float(condition.mtf(np.array([k/(n*own)]))[0]), rel=.015)
+    power = np.mean([abs(np.fft.fft2(recorded(np.ones((n, n)), 1000., i)))**2*.36*binning**2/n**2 for i in range(12)], 0)
+    r = np.hypot(*freqs(power.shape, .6))
+    for q in (.35, .6, .8):
+        at = np.array([q])
+        assert power[abs(r - q) < .04].mean() == pytest.approx(float((condition.mtf(at)**2*condition.noise(at))[0]), rel=.04)
+    one = {**camera, 'binning': 1}
+    assert Condition(camera=one).mtf(at) == np.interp(at, np.linspace(0, 1/1.2, 11), camera['mtf'])
 
 def pictures(n, blur=.8, side=64, seed=0):
     rng = np.random.default_rng(seed)

@@ -536,6 +536,15 @@ def test_processes_forked_after_a_wave_do_not_hang(tmp_path):
     done = subprocess.run([sys.executable, tmp_path/'forked.py'], capture_output=True, text=True, timeout=120, env=env)
     assert done.stdout.strip().endswith('True'), done.stderr[-1000:]
 
+def test_thicker_slices_of_the_substrate_are_refused_where_they_would_not_be_used(monkeypatch):
+    "Finite projections and Prismatic have slices of one thickness: a record that names another would be wrong"
+    monkeypatch.setattr('hrtem_seg.waves.multislice.prismatic_status', lambda: dict(installed='1.2.0', hrtem=True, error=None))
+    a = ase.Atoms('AuC2', positions=[[2, 2, 1], [3, 5, 4], [1, 4, 5]], cell=(6.4, 6.4, 6), pbc=True)
+    for other in (dict(projection='finite'), dict(engine='prismatic')):
+        with pytest.raises(ValueError, match='substrate_thickness=6.0 with projection=.*slice_thickness=2.0'): exit_wave(a, substrate_thickness=6., **other)
+    plain, same = (exit_wave(a, projection='finite', substrate_thickness=t) for t in (None, 2.))   # the same thickness is no other
+    assert (plain.full.values == same.full.values).all()
+
 numbers = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.integers(-3, 10**6), st.none(), st.booleans(), st.text(max_size=3))
 def mostly(good, other=numbers): return st.integers(0, 19).flatmap(lambda k: good if k else other)
 def sensible(lo, hi): return mostly(st.floats(lo, hi))

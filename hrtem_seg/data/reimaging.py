@@ -6,7 +6,7 @@
 __all__ = ['Redraw', 'joined_settings', 'Redraws']
 
 # %% ../../nbs/data/04_reimaging.ipynb #2eb275cf
-import json
+import json, math
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, xarray as xr
@@ -29,7 +29,7 @@ class Redraw:
         optics:dict|None=None, # As for `image`; values may be distributions
         camera=None,       # As for `detect`; values, but for the binning, may be distributions
         pixel:float|None=None, # Of the camera, Å; None takes the stack's
-        crop:int|None=None, # Pixels of the camera; None takes the stack's field
+        crop:int|None=None, # Pixels of the camera, along y and x; None takes the stack's field, if it is square
         mask:dict|None=None,# As for `particle_mask`; None takes the stack's
         waves:int=32,      # Structures whose waves are held in memory
         device='cpu',
@@ -39,7 +39,7 @@ class Redraw:
         made = StackSettings.from_record(stack_record(path)['settings'])
         camera = plain_camera(camera)
         binning = (camera or {}).get('binning', 1)
-        crop = crop or binning*stack.sizes['y']
+        crop = crop or _field_of(stack, made, pixel)
         asked = plain_settings(dose=dose, defocus=defocus, optics=optics or {}, camera=camera, crop=crop)
         self.shots = Shots(**asked, sampling=made.sampling, old=made.old)
         check_recording(self.shots.optics, self.shots.camera, self.shots.defocus)
@@ -108,11 +108,21 @@ def _made(asked, how):
     masks = [labels['mask'].values for _, _, labels in taken]
     return np.stack(images).astype('f4'), np.stack(masks).astype(bool)
 
+def _summed(made): return (made.camera or {}).get('binning', 1)
+
 def _pixel_of(stack, made):
     "Of the camera, Å, where the stack names none: that of its images, before pixels are summed"
-    summed = (made.camera or {}).get('binning', 1)
     first, second = stack.y.values[:2]
-    return float(second - first)/summed
+    return float(second - first)/_summed(made)
+
+def _field_of(stack, made, pixel):
+    "Side of the stack's field in pixels of a camera, which are the stack's where none are asked for"
+    ny, nx = (stack.sizes[side]*_summed(made) for side in 'yx')
+    if ny != nx:
+        raise ValueError(f'crop=None: the field of the stack has {ny} × {nx} pixels of its camera (y × x), and what '
+                         f'is imaged anew is square: expected a crop, at most {min(ny, nx)} at these pixels')
+    if pixel in (None, made.pixel): return ny
+    return math.ceil(ny*_pixel_of(stack, made)/pixel - 1e-6)   # also where a pixel lies across the field's edge
 
 def _check_pixel(pixel, made):
     if made.sampling == 'wave':

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np, xarray as xr
 from ase import Atoms
 from ..core.records import content_hash, plain, rng_for, versions
+from ..structures.particles import volume_radius
 from ..structures.scenes import Drawn, build_scene, draw_scene
 from ..structures.scenes import regenerate as rebuild
 from ..structures.shapes import draw
@@ -49,19 +50,16 @@ def _material(particle):
 def _form(particle):
     return particle.get('cluster', particle['shape'])['kind']
 
-def _radius(particle):
-    return particle.get('radius', particle['shape'].get('radius'))
-
 def _words(names):
     return '+'.join(sorted(set(names))) or 'none'
 
 def describe_scene(
     record:dict, # A scene's record
 )->dict: # material, form, n_particles, radius (Å), n_defects, substrate, thickness (Å), face
-    "The drawn structure in a few words and numbers: the mean radius and all faults, where there are several particles"
+    "The drawn structure in a few words and numbers: mean radius (of equal volume) and all faults of its particles"
     drawn = Drawn(**record['drawn'])
     particles = drawn.particles
-    radii = [_radius(p) for p in particles]
+    radii = [volume_radius(p) for p in particles]
     known = [r for r in radii if r]
     return dict(
         material=_words(map(_material, particles)),

@@ -158,15 +158,28 @@ def _in_a_disc(rng):
         if (p*p).sum() <= 1:
             return p
 
-def _place_over(rng, at, radii, n_over, cell):
-    "Centres of `n_over` more particles, each over one that has its place, and over which"
+def _place_over(rng, at, radii, n_over, cell, placement):
+    "Centres of `n_over` more particles, each over one that has its place, and over which; None where there is none"
     hosts = []
     for radius in radii[len(at):]:
         host = int(rng.integers(len(radii) - n_over))
         hosts.append(host)
-        over = at[host] + (radii[host] + radius)*_in_a_disc(rng)
+        margin = radius if placement == 'inside' else None
+        over = _over(rng, at[host], radii[host] + radius, cell, margin)
+        if over is None:
+            return None
         at = np.concatenate([at, [over % cell]])
     return at, hosts
+
+def _over(rng, host, reach, cell, margin, tries=1000):
+    "A centre within reach of another one and, where there is a margin, at least so far from the frame"
+    for _ in range(tries):
+        centre = host + reach*_in_a_disc(rng)
+        if margin is None:
+            return centre
+        to_frame = np.minimum(centre, np.asarray(cell) - centre)
+        if to_frame.min() >= margin:
+            return centre
 
 def _draw_particles(rng, n, cell, separation, particle, placement='pushed', overlap=0., redraws=60):
     "Particles and their centres; sizes that find no place, or are too wide for the cell, are drawn again, a few times"
@@ -182,7 +195,11 @@ def _draw_particles(rng, n, cell, separation, particle, placement='pushed', over
         if at is None:
             too_wide = None
             continue
-        at, hosts = _place_over(rng, at, radii, n_over, cell)
+        found = _place_over(rng, at, radii, n_over, cell, placement)
+        if found is None:
+            too_wide = None
+            continue
+        at, hosts = found
         placed = [dict(p, centre=centre.tolist()) for p, centre in zip(particles, at)]
         for p, host in zip(placed[n_free:], hosts):
             p['over'] = host
@@ -338,7 +355,7 @@ def draw_scene(
     face='entrance',     # Side that the particles are on: 'entrance' (the beam meets them first) or 'exit'
     placement='anywhere', # Also across the frame; 'inside': whole particles only; 'pushed': as it once was
     separation=10.,      # Least distance between particles, Å; less than `gap` means touching
-    overlap=0.,          # Share of the particles that lie over another one, seen along the beam
+    overlap=0.,          # Chance of each particle but the first to lie over another one, seen along the beam
     vacuum=10.,          # Empty space at either end of the cell, Å
     gap=2.2,             # Least distance of a particle's atoms from other particles' and the substrate's, Å
     adsorbate=None,      # Carbon on the particles: {'thickness': Å, 'density': g/cm³, 'min_distance': Å to the film}
@@ -733,14 +750,16 @@ def export_scene(
     path,         # '.xyz': Prismatic; '.extxyz': with labels and record; else whatever ASE writes
     scene:Atoms,
     rms=.1,       # For Prismatic: rms displacement per axis, Å, a number or by element
+    slice_thickness:float=2., # For Prismatic: Å, of which its cell is a whole number
 )->Path:
-    "Write a scene for another program"
+    "Write a scene for another program; Prismatic's, whose beam comes from z = c, is turned around along z"
     _check_scene(scene)
+    check_range(.05, 50, slice_thickness=slice_thickness)
     path = Path(path)
     if path.suffix == '.extxyz':
         write(path, scene, format='extxyz')
     elif path.suffix == '.xyz':
-        path.write_text(_prismatic(scene, _rms_of_each(scene, rms)))
+        path.write_text(_prismatic(scene, _rms_of_each(scene, rms), slice_thickness))
     else:
         try:
             write(path, scene)
@@ -749,12 +768,14 @@ def export_scene(
             raise ValueError(f'path={str(path)!r}: ASE does not write this scene to such a file ({says})') from None
     return path
 
-def _prismatic(scene, rms):
+def _prismatic(scene, rms, slice_thickness):
     "Prismatic's text"
-    edges = ' '.join(f'{length:.6f}' for length in scene.cell.lengths())
-    lines = ['hrtem_seg: Z, x, y, z, occupancy, rms displacement; beam along z', edges]
-    for number, place, u in zip(scene.numbers, scene.positions, rms):
-        xyz = ' '.join(f'{x:.6f}' for x in place)
-        lines.append(f'{number} {xyz} 1 {u:g}')
+    lx, ly, lz = scene.cell.lengths()
+    c = math.ceil(lz/slice_thickness - 1e-9)*slice_thickness
+    across = np.mod(scene.positions[:, :2], [lx, ly])
+    height = np.clip(c - scene.positions[:, 2], 0, c)   # displaced atoms may lie outside
+    lines = ['hrtem_seg: Z, x, y, z, occupancy, rms displacement; beam from z = c', f'{lx:.6f} {ly:.6f} {c:.6f}']
+    for number, (x, y), z, u in zip(scene.numbers, across, height, rms):
+        lines.append(f'{number} {x:.6f} {y:.6f} {z:.6f} 1 {u:g}')
     lines += ['-1', '']
     return '\n'.join(lines)

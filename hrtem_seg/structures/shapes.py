@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DISTRIBUTIONS', 'SHAPES', 'FACETED', 'draw', 'sphere', 'ellipsoid', 'rod', 'halfspaces', 'signed_distance', 'bound',
-           'equivalent_planes', 'wulff', 'plate', 'resolve']
+           'equivalent_planes', 'enclosed_volume', 'wulff', 'plate', 'resolve']
 
 # %% ../../nbs/structures/01_shapes.ipynb #7c12cb97
 import itertools
@@ -250,6 +250,21 @@ def _opposite(family):
     return set(map(tuple, sides.tolist()))
 
 # %% ../../nbs/structures/01_shapes.ipynb #c3928485
+def enclosed_volume(
+    normals,   # (m, 3), outward
+    distances, # (m,) of the planes from the centre, Å
+)->float: # Å³; infinite where they enclose nothing about the centre
+    "Volume of a body bounded by planes"
+    try:
+        with np.errstate(divide='ignore', invalid='ignore'):   # an open body has corners at infinity
+            volume, _ = _volume(_unit_rows(normals), distances)
+    except Exception: return math.inf
+    return float(volume) if volume > 0 else math.inf
+
+def _unit_rows(normals):
+    n = np.array(normals, float)
+    return n/np.linalg.norm(n, axis=1)[:, None]
+
 def _volume(normals, distances):
     "Volume and corners of a body bounded by planes"
     planes = np.column_stack([normals, -np.asarray(distances)])
@@ -259,11 +274,9 @@ def _volume(normals, distances):
 def _to_volume(normals, distances, radius):
     "Half-spaces scaled to the volume of a sphere of `radius`"
     check_range(1e-3, 1e5, radius=radius)
-    n = np.asarray(normals, float)
-    n /= np.linalg.norm(n, axis=1)[:, None]
-    try: volume, _ = _volume(n, distances)
-    except Exception: volume = math.inf
-    if not 0 < volume < math.inf:
+    n = _unit_rows(normals)
+    volume = enclosed_volume(n, distances)
+    if not volume < math.inf:
         raise ValueError(f'planes {np.round(n, 2).tolist()} at distances {list(distances)} enclose no volume about '
                          'the centre')
     scale = (4/3*math.pi*radius**3/volume)**(1/3)

@@ -176,7 +176,7 @@ class WaveSettings:
     "How exit waves are computed"
     pixel:float=.2            # Å, largest; the one that is used is in the attributes
     slice_thickness:float=2.  # Å
-    substrate_thickness:float|None=None # Å, of slices without a particle; as `slice_thickness` if None
+    substrate_thickness:float|None=None # Å, of slices without a particle; None: as `slice_thickness`, as if 'finite'
     energy:float=300e3        # eV
     phonons:int=0             # Frozen-phonon configurations; 0: atoms at rest, or with `rms` a Debye–Waller potential
     rms:float|dict|str|None=None # Displacement per axis, Å: number, {symbol: Å} or 'table'; 0.1 for phonons if None
@@ -268,6 +268,7 @@ def _check_together(s):
     if s.projection == 'finite' and (s.parametrization != 'kirkland' or s.smeared):
         raise ValueError(f"projection='finite' with parametrization={s.parametrization!r}, rms={s.rms!r}: "
                          "expected the parametrization 'kirkland' and no Debye–Waller potential")
+    _check_even_slices(s)
     if s.absorption == 'thermal' and not s.smeared:
         raise ValueError(f"absorption='thermal' with phonons={s.phonons!r}, rms={s.rms!r}: "
                          "expected a Debye–Waller potential, rms=... without phonons; "
@@ -275,6 +276,14 @@ def _check_together(s):
     if s.acceptance is not None and s.absorption != 'thermal':
         raise ValueError(f"acceptance={s.acceptance!r} with absorption={s.absorption!r}: expected absorption='thermal'")
     if s.engine == 'prismatic': _check_prismatic(s)
+
+def _check_even_slices(s):
+    "Refuse thicker slices of the substrate where all slices are alike: the value would be recorded and not used"
+    if s.substrate_thickness in (None, s.slice_thickness): return
+    if s.projection == 'infinite' and s.engine == 'multislice': return
+    raise ValueError(f'substrate_thickness={s.substrate_thickness!r} with projection={s.projection!r}, '
+                     f'engine={s.engine!r}: all slices have slice_thickness={s.slice_thickness!r} there, and the '
+                     f"wave is the same without it: expected None, or projection='infinite' and engine='multislice'")
 
 def _check_prismatic(s):
     "Refuse what that engine does not do"
