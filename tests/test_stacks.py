@@ -473,3 +473,12 @@ def test_interrupt_says_what_is_kept(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt) as e: generate(tmp_path/'stack', **SMALL)
     assert '2 of 3 structures are kept' in e.value.__notes__[0]
     assert finished(tmp_path/'stack') == [0, 1]
+
+def test_a_record_with_a_thickness_that_was_not_used_is_made_again(tmp_path):
+    finite = {**SMALL, 'n_structures': 1, 'wave': {**SMALL.get('wave', {}), 'pixel': .3, 'projection': 'finite'}}
+    generate(tmp_path/'stack', **finite)
+    settings = stack_record(tmp_path/'stack')['settings']
+    earlier = {**settings, 'wave': {**settings['wave'], 'substrate_thickness': 8.}}   # as earlier versions wrote it
+    one, other = (make_structure(s, 0).samples[0].pictures['image'] for s in (settings, earlier))
+    assert (one == other).all()
+    with pytest.raises(ValueError, match='substrate_thickness does nothing'): generate(tmp_path/'new', **{**finite, 'wave': earlier['wave']})

@@ -19,7 +19,7 @@ from ..core.work import cluster, each_done, progress as show_progress, raise_fai
 from .stacks import LABELS, PICTURES, Room, check_folder, create_stack, refuse_other, write_structure
 from .stacks import chunks, damaged, finished, lost, open_stack, stack_record, structure_record
 from .settings import StackSettings, check_settings, is_distribution, plain_camera, plain_settings
-from .samples import make_structure, make_structures
+from .samples import has_unused_thickness, make_structure, make_structures
 from ..imaging.ctf import check_integer
 from ..structures.crystals import settle_materials
 from ..structures.scenes import name_defaults
@@ -183,6 +183,9 @@ def _settings(source, **asked):
         given = _borrowed(source, given)
     record = given.to_record()
     check_settings(StackSettings.from_record(record))
+    if has_unused_thickness(given.wave):
+        raise ValueError(f"wave={given.wave}: substrate_thickness does nothing with projection='finite' or "
+                         "engine='prismatic': expected None")
     return record
 
 def _check_device(device):

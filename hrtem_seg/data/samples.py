@@ -6,7 +6,7 @@
 __all__ = ['TILTS', 'MAPS', 'AT_ONCE', 'split_of', 'describe_scene', 'Waves', 'needs_atoms', 'simulate_waves',
            'simulate_together', 'kept_waves', 'focus_of', 'camera_pixel', 'labels_of', 'binned_labels', 'Shots',
            'Exposure', 'draw_exposure', 'record_image', 'Imaged', 'imaged', 'form_image', 'take_image',
-           'make_structure', 'take_images', 'make_structures']
+           'has_unused_thickness', 'make_structure', 'take_images', 'make_structures']
 
 # %% ../../nbs/data/02_samples.ipynb #4ff0f296
 import json
@@ -423,6 +423,17 @@ def _as_sample(settings, number, k, of, known, shot, counts, labels):
     return Sample(number*settings.n_images + k, pictures, {**known, **taken})
 
 # %% ../../nbs/data/02_samples.ipynb #1e7d8706
+def has_unused_thickness(
+    wave:dict, # As for `exit_wave`
+)->bool:
+    "Whether slices of the substrate are to be thicker where all slices are alike"
+    even = wave.get('projection') == 'finite' or wave.get('engine') == 'prismatic'
+    return even and wave.get('substrate_thickness') not in (None, wave.get('slice_thickness', 2.))
+
+def _without_unused(s):
+    "Settings without such a thickness, which earlier versions recorded and did not use"
+    return replace(s, wave={**s.wave, 'substrate_thickness': None}) if has_unused_thickness(s.wave) else s
+
 def make_structure(
     settings:dict,  # A stack's settings, as its record has them
     number:int,     # Which structure
@@ -430,7 +441,7 @@ def make_structure(
     source=None,    # Take the exit waves of this stack, which are the same
 )->Structure: # As `write_structure` takes it
     "Everything about one structure: the same bits whenever and wherever it is called"
-    s = StackSettings.from_record(settings)
+    s = _without_unused(StackSettings.from_record(settings))
     with one_thread():
         waves = kept_waves(s, number, source) if source else simulate_waves(s, number, device)
         of = imaged(s, waves, device)
@@ -494,7 +505,7 @@ def make_structures(
     batch:int|None=None, # Waves, and images, in one array; None for as many as fit
 )->list: # of Structure
     "As `make_structure`, of several that are made together"
-    s = StackSettings.from_record(settings)
+    s = _without_unused(StackSettings.from_record(settings))
     with one_thread():
         if source: all_waves = [kept_waves(s, number, source) for number in numbers]
         else: all_waves = simulate_together(s, numbers, device, batch)
