@@ -2608,6 +2608,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'hrtem_seg/segmentation/files.py'),
                                               'hrtem_seg.segmentation.files._digest_of_file': ( 'segmentation/files.html#_digest_of_file',
                                                                                                 'hrtem_seg/segmentation/files.py'),
+                                              'hrtem_seg.segmentation.files._doubt_passes': ( 'segmentation/files.html#_doubt_passes',
+                                                                                              'hrtem_seg/segmentation/files.py'),
                                               'hrtem_seg.segmentation.files._fallback_names': ( 'segmentation/files.html#_fallback_names',
                                                                                                 'hrtem_seg/segmentation/files.py'),
                                               'hrtem_seg.segmentation.files._how_sure': ( 'segmentation/files.html#_how_sure',

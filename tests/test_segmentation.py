@@ -240,6 +240,12 @@ def test_results_of_another_calibration_are_not_taken_for_done(tmp_path, field):
     write_json(tmp_path/'out/a.json', record)
     assert segment_file(tmp_path/'a.tif', PIXEL, own, tmp_path/'out').again
 
+def test_a_calibration_of_other_passes_is_doubted(tmp_path, field):
+    tifffile.imwrite(tmp_path/'a.tif', field[0].astype('u2'))
+    said = {flips: segment_file(tmp_path/'a.tif', PIXEL, out=tmp_path/str(flips), flips=flips).warnings for flips in (False, True)}
+    assert not any('calibrated' in text for text in said[False])
+    assert any('was calibrated without its mirror images' in text for text in said[True])
+
 def test_an_emi_is_known_by_its_images(tmp_path):
     from hrtem_seg.segmentation.files import _digest
     for name, text in {'a.emi': 'header', 'a_1.ser': 'image', 'b_1.ser': 'another'}.items(): (tmp_path/name).write_text(text)

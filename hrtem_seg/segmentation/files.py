@@ -326,6 +326,13 @@ def _put_in_place(beside, out, name, endings, overwrite):
         os.replace(beside/f'{name}{ending}', target)
 
 # %% ../../nbs/segmentation/08_files.ipynb #f53f1dc8
+def _doubt_passes(calibration, flips):
+    "Warn where a network was calibrated on the mean of other passes"
+    if calibration is None or calibration.flips == flips: return
+    made = 'with' if calibration.flips else 'without'
+    warnings.warn(f'flips={flips}, and the network was calibrated {made} its mirror images: p_real and the intervals '
+                  'of diameters are those of its own way')
+
 def segment_file(
     path,                # A file in one of the formats of `READABLE`, or a folder of the frames of one movie
     pixel:float=None,    # Å per pixel of the micrograph; by default what the file says, if it says so for certain
@@ -367,7 +374,9 @@ def segment_file(
             particles = pd.read_csv(out/f'{name}_particles.csv')
             return Segmented(path, name, out, particles, done, wanted, again=True, warnings=done.get('warnings', []))
         result = segment(micro, network, smallest=smallest, **{**options, 'assess': False})   # below, in full
-        particles = _table_of(result, micro, calibration_of(about))
+        calibration = calibration_of(about)
+        _doubt_passes(calibration, bool(options.get('flips', False)))
+        particles = _table_of(result, micro, calibration)
         judged = assess(micro, network, result, options.get('cleaning', True))
         if wanted.track is not None:
             particles = link_particles(particles, wanted.track)
