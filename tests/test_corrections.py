@@ -203,7 +203,7 @@ def test_regions_belong_to_their_frames(tmp_path):
     write_rois(tmp_path/'movie.zip', movie)
     for frame in (0, 1): assert (read_labels(tmp_path/'movie.zip', SHAPE, frame) == movie[frame]).all()
     with pytest.raises(ValueError, match='no region on frame 2, only on 0, 1'): read_labels(tmp_path/'movie.zip', SHAPE, 2)
-    with pytest.raises(ValueError, match='regions of 2 frames'): read_labels(tmp_path/'movie.zip', SHAPE)
+    with pytest.raises(ValueError, match='regions of 2 frames and frame=None'): read_labels(tmp_path/'movie.zip', SHAPE)
     slices = [composite((10, 10, 20, 20), name=f'at {t}', c_position=1, z_position=1, t_position=t) for t in (1, 2)]
     roifile.roiwrite(tmp_path/'hyperstack.zip', slices)
     assert (read_labels(tmp_path/'hyperstack.zip', SHAPE, 1) > 0).sum() == 100

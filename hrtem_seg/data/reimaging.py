@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np, xarray as xr
 from ..core.checks import check_in, check_range
 from ..core.devices import as_device, is_native
+from ..core.records import content_hash
 from .stacks import stack_record
 from .settings import StackSettings, check_recording, plain_camera, plain_settings
 from ..imaging.ctf import check_integer
@@ -36,6 +37,7 @@ class Redraw:
         batch:int|None=None, # Images made in one array; None for one at a time on the CPU and what fits elsewhere
     ):
         as_device(device, double=True)
+        _check_origin(stack, path)
         made = StackSettings.from_record(stack_record(path)['settings'])
         camera = plain_camera(camera)
         binning = (camera or {}).get('binning', 1)
@@ -107,6 +109,14 @@ def _made(asked, how):
     images = [counts.values for _, counts, _ in taken]
     masks = [labels['mask'].values for _, _, labels in taken]
     return np.stack(images).astype('f4'), np.stack(masks).astype(bool)
+
+def _check_origin(stack, path):
+    "Refuse samples of another stack, whose numbers would name other structures"
+    if 'origin' not in stack.coords: return
+    own = content_hash(stack_record(path)['settings'], 8)
+    others = sorted(set(map(str, stack.origin.values)) - {own})
+    if others:
+        raise ValueError(f'samples of origin {others[0]!r}, but {path} is {own!r}: expected samples of that stack')
 
 def _summed(made): return (made.camera or {}).get('binning', 1)
 

@@ -10,7 +10,7 @@ __all__ = ['BASE', 'NETWORK', 'CAMERA_PIXEL', 'SESSIONS', 'CLEAN', 'CLEANING', '
            'draw_predictions', 'make_scores', 'score_on']
 
 # %% ../../nbs/experiments/02_conditions.ipynb #14d9ec25
-import hashlib, json
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from glob import glob
@@ -20,13 +20,13 @@ from skimage.io import imread
 from skimage.transform import resize
 from ..core.checks import check_in, check_range
 from ..core.plots import show_image, show_mask
+from ..core.records import content_hash, file_checksum
 from ..core.units import coords
 from ..data.generation import BORROWED, generate
 from ..data.presets import REALISTIC
 from ..data.reimaging import Redraw, Redraws, joined_settings
 from ..data.settings import plain_camera
 from ..data.stacks import open_stack, stack_record
-from ..core.records import content_hash
 from .tasks import Task, task
 from ..imaging.cameras import CAMERAS
 from ..learning.benchmarks import scores
@@ -289,7 +289,7 @@ class Labelled:
 @lru_cache(maxsize=10_000)
 def _sum_of(path, size, changed):
     "SHA-256 of a file, as long as it is neither of another size nor changed"
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return file_checksum(path)
 
 def _content(path):
     about = Path(path).stat()

@@ -7,24 +7,19 @@ __all__ = ['KIND', 'FORMAT', 'save_network', 'read_network_record', 'load_networ
            'list_networks', 'lineage', 'draw_lineage']
 
 # %% ../../nbs/learning/02_kept.ipynb #e7e9a90b
-import hashlib, warnings
+import warnings
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from ..core.files import replace_file
-from ..core.records import plain, read_json, versions, write_json
+from ..core.records import file_checksum, plain, read_json, versions, write_json
 from .networks import ARCHITECTURES, UNet, build, n_parameters
 
 # %% ../../nbs/learning/02_kept.ipynb #789fa38e
 KIND = 'hrtem_seg network'
 FORMAT = 2   # of the record; 1 did not say how images are standardised, which was by mean and variance of all pixels
-
-def _file_hash(path):
-    with open(path, 'rb') as file:
-        digest = hashlib.file_digest(file, 'sha256')
-    return digest.hexdigest()
 
 # %% ../../nbs/learning/02_kept.ipynb #db3467d2
 def save_network(
@@ -43,7 +38,7 @@ def save_network(
     layout = getattr(network, 'spec', {'name': type(network).__name__})
     way = getattr(network, 'standardisation', 'robust')
     about = dict(kind=KIND, format=FORMAT, architecture=layout, standardisation=way,
-                 n_parameters=n_parameters(network), weights=_file_hash(weights), versions=versions())
+                 n_parameters=n_parameters(network), weights=file_checksum(weights), versions=versions())
     write_json(folder/'record.json', {**(record or {}), **about})
     return folder
 
@@ -79,7 +74,7 @@ def _of_record(record, folder):
 
 def _read_weights(path, expected):
     if not path.is_file(): raise ValueError(f'{path.parent} is not a whole network: weights.safetensors is missing')
-    if _file_hash(path) != expected:
+    if file_checksum(path) != expected:
         raise ValueError(f"{path} is cut short or was changed: its checksum is not the record's")
     try: weights = load_file(path)
     except SafetensorError as e: raise ValueError(f'{path} is no file of weights: {e}') from None

@@ -141,7 +141,7 @@ def describe_stack(
     return about
 
 def _describe_samples(samples):
-    "The same of what is trained on; images that are drawn anew have a pixel and a side of their own"
+    "What a run keeps about what it trains on, whose images, if drawn anew, have a pixel and a side of their own"
     about = describe_stack(samples.stack)
     if samples.most is not None: about['seen'] = samples.most
     if samples.source is samples.stack: return about

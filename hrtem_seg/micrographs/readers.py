@@ -248,10 +248,12 @@ def _sizes_differ(series):
     "Why pages are no movie: DigitalMicrograph gives each a pixel size"
     if _tagged_size(series.pages[0].keyframe) is None:
         return ''
-    sizes = {str(_tagged_size(page.aspage())) for page in series.pages if page is not None}
+    tagged = [_tagged_size(page.aspage()) for page in series.pages if page is not None]
+    sizes = sorted(set(map(str, tagged)))
     if len(sizes) == 1:
         return ''
-    return f'its pages have {len(sizes)} pixel sizes: expected one; save each page as a file of its own'
+    first = ' and '.join(sizes[:2])
+    return f'its pages have {len(sizes)} pixel sizes, {first}: expected one; save each page as a file of its own'
 
 def _tiff_calibration(picture, tif, index):
     page = tif.series[index].pages[0].keyframe

@@ -383,22 +383,22 @@ def _roi_pixels(roi, shape):
     return _inside(roi.coordinates(), shape)
 
 def _frame_of(roi):
-    "Which frame of a movie a region belongs to, counted from 1; 0 for all"
+    "Which frame of a movie a region belongs to, counted from 1 as ImageJ does; 0 for all"
     return max(roi.position, roi.z_position, roi.t_position)   # the first of a stack, the others of a hyperstack
 
 def _of_frame(rois, frame, path):
     "The regions that belong to a frame"
-    frames = sorted({_frame_of(roi) for roi in rois} - {0})
+    frames = sorted({_frame_of(roi) - 1 for roi in rois} - {-1})
     if frame is None:
         if len(frames) > 1:
-            raise ValueError(f'{path} has regions of {len(frames)} frames, {frames[0]} to {frames[-1]} counted from 1: '
-                             'say which frame they are for')
+            raise ValueError(f'{path} has regions of {len(frames)} frames and frame=None: expected one of them, from '
+                             f'{frames[0]} to {frames[-1]}, counted from 0')
         return rois
     if not isinstance(frame, int): return rois   # a mean of frames
     here = [roi for roi in rois if _frame_of(roi) in (0, frame + 1)]
     if not here:
-        others = ', '.join(str(n - 1) for n in frames[:5])
-        raise ValueError(f'{path} has no region on frame {frame}, only on {others}{", …"*(len(frames) > 5)}')
+        others = ', '.join(map(str, frames[:5])) + ', …'*(len(frames) > 5)
+        raise ValueError(f'{path} has no region on frame {frame}, only on {others}')
     return here
 
 def _from_rois(path, shape, frame):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, tifffile
 from skimage.io import imsave
-from ..core.records import checksum, content_hash, plain, read_json, versions, write_json
+from ..core.records import checksum, content_hash, file_checksum, plain, read_json, versions, write_json
 from ..core.units import in_bytes
 from ..core.work import WORKER_MEMORY, cluster, each_done
 from ..learning.calibration import calibration_of
@@ -258,20 +258,17 @@ class Segmented:
 
 PASSING = ('device', 'memory', 'client', 'show', 'assess')   # How, not what
 
-def _digest_of_file(path):
-    with open(path, 'rb') as f:
-        return hashlib.file_digest(f, 'sha256').hexdigest()
-
 def _digest(path):
     "Of what a file holds, or all files of a folder; of an EMI, with the SER files that have its images"
     path = Path(path)
     if path.suffix.lower() == '.emi':
-        images = sorted(f for f in path.parent.iterdir() if f.suffix.lower() == '.ser' and f.stem.startswith(path.stem))
-        return content_hash([_digest_of_file(f) for f in (path, *images)])
+        beside = [f for f in path.parent.iterdir() if f.suffix.lower() == '.ser']
+        images = sorted(f for f in beside if f.stem.startswith(f'{path.stem}_'))
+        return content_hash([file_checksum(f) for f in (path, *images)])
     if path.is_dir():
         inside = sorted(f for f in path.rglob('*') if f.is_file())
         return content_hash([[str(f.relative_to(path)), _digest(f)] for f in inside])
-    return _digest_of_file(path)
+    return file_checksum(path)
 
 def _by_content(options):
     "Options with a mask that is given by what it holds, not by where it lies"
