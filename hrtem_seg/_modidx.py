@@ -33,6 +33,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'hrtem_seg.cli._one_line': ('cli/cli.html#_one_line', 'hrtem_seg/cli.py'),
                                'hrtem_seg.cli._print_plan': ('cli/cli.html#_print_plan', 'hrtem_seg/cli.py'),
                                'hrtem_seg.cli._reason': ('cli/cli.html#_reason', 'hrtem_seg/cli.py'),
+                               'hrtem_seg.cli._said_by_us': ('cli/cli.html#_said_by_us', 'hrtem_seg/cli.py'),
                                'hrtem_seg.cli._segment_options': ('cli/cli.html#_segment_options', 'hrtem_seg/cli.py'),
                                'hrtem_seg.cli._verdict': ('cli/cli.html#_verdict', 'hrtem_seg/cli.py'),
                                'hrtem_seg.cli.audit': ('cli/cli.html#audit', 'hrtem_seg/cli.py'),

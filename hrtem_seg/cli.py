@@ -648,6 +648,12 @@ def _hush_closed_pipe():
     except (OSError, ValueError):
         pass
 
+def _said_by_us(error):
+    "Whether this package raised it: a sentence for the user, where another library's error is a fault to be traced"
+    last = error.__traceback__
+    while last.tb_next: last = last.tb_next
+    return last.tb_frame.f_globals.get('__name__', '').startswith('hrtem_seg')
+
 def main(argv=None)->int:
     "The program `hrtem-seg`"
     args = parser().parse_args(argv)
@@ -664,6 +670,10 @@ def main(argv=None)->int:
     except (ValueError, OSError, MemoryError, ImportError) as e:
         _complain(args.command, _reason(e))
         return 2
+    except (RuntimeError, FloatingPointError) as e:
+        if not _said_by_us(e): raise
+        _complain(args.command, _reason(e))
+        return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
         said = STOPPED.get(args.command, GOES_ON)

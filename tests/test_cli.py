@@ -151,3 +151,13 @@ def test_bad_input_is_one_line_before_anything_starts(args, says, toy, runs, her
     there = sorted(toy.rglob('*'))
     code, _, said = here(*args)
     assert code == 2 and says in said and said.count('\n') == 1 and sorted(toy.rglob('*')) == there, said
+
+def test_what_this_package_says_is_one_line_and_what_others_raise_is_traced(here, monkeypatch, runs):
+    from hrtem_seg.experiments import tasks
+    def nothing(*args, **how): raise RuntimeError('of another library')
+    def failed(*args, **how): exec("raise RuntimeError('3 of 10 structures failed')", vars(tasks))
+    monkeypatch.setattr('hrtem_seg.cli.studies', nothing)
+    with pytest.raises(RuntimeError, match='another library'): here('studies')
+    monkeypatch.setattr('hrtem_seg.cli.studies', failed)
+    code, _, said = here('studies')
+    assert code == 1 and said.strip() == 'hrtem-seg studies: 3 of 10 structures failed', said
