@@ -394,7 +394,7 @@ def _of_frame(rois, frame, path):
             raise ValueError(f'{path} has regions of {len(frames)} frames and frame=None: expected one of them, from '
                              f'{frames[0]} to {frames[-1]}, counted from 0')
         return rois
-    if not isinstance(frame, int): return rois   # a mean of frames
+    if frame == 'mean': return rois
     here = [roi for roi in rois if _frame_of(roi) in (0, frame + 1)]
     if not here:
         others = ', '.join(map(str, frames[:5])) + ', …'*(len(frames) > 5)
