@@ -23,6 +23,15 @@ def test_an_overlap_of_a_few_rows_is_found():
     whole = noise()
     assert len(shared_pixels([whole[:110], whole[70:]])) == 1
 
+def test_few_counts_are_alike_by_chance_and_share_nothing():
+    for mean in (.1, .3, 1.):
+        one, other = np.random.default_rng(0).poisson(mean, (2, 128, 128))
+        assert shared_pixels([one, other]) == []
+        marked = one.copy()
+        marked[110:] = 0   # an info bar
+        found, = shared_pixels([one, marked])
+        assert found.offset == (0, 0)
+
 def pairs(n=5):
     made = []
     y, x = np.mgrid[:96, :96]

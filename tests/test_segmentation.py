@@ -640,3 +640,25 @@ def test_python_warns_of_an_image_that_the_network_does_not_know(field, network,
     tifffile.imwrite(tmp_path/'stripes.tif', stripes)
     done = segment_file(tmp_path/'stripes.tif', PIXEL, out=tmp_path/'out')
     assert 'OUTSIDE' in done.record['trust']['line'] and not any('OUTSIDE' in w for w in done.warnings)   # said once
+
+def test_a_crystal_counts_by_what_it_holds(tmp_path):
+    "A CIF that changed under its name is another one, Atoms are taken, and a name stays a name"
+    from ase.build import bulk
+    from hrtem_seg.segmentation.files import _settings_of
+    def key(crystal): return _settings_of({}, 'weights', 1., 10., {}, Wanted(crystal=crystal))
+    cif = tmp_path/'own.cif'
+    bulk('Au', cubic=True).write(cif)
+    gold = key(str(cif))
+    assert key(cif) == gold
+    bulk('Cu', cubic=True).write(cif)
+    assert key(str(cif)) != gold
+    assert key(bulk('Au', cubic=True)) != key(bulk('Cu', cubic=True))
+    assert key('Au')['crystal'] == 'Au'
+
+def test_small_values_are_not_rounded_away():
+    from hrtem_seg.segmentation.files import _rounded
+    table = pd.DataFrame({'diameter_nm': [3.123456], 'growth_nm_per_frame': [4.1234567e-5], 'mean_intensity': [np.nan]})
+    written = _rounded(table)
+    assert written.diameter_nm[0] == 3.1235 and written.growth_nm_per_frame[0] == 4.12346e-5
+    assert written.mean_intensity.isna().all()
+    assert _rounded(table[:0]).empty

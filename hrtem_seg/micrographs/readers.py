@@ -8,7 +8,7 @@ __all__ = ['ANGSTROM', 'OBLONG', 'PIXELS', 'PREVIEW_OR_MASK', 'DM_TAGS', 'SPARE'
            'in_angstrom', 'Picture', 'look_closer', 'look', 'read_micrograph', 'read_mask']
 
 # %% ../../nbs/micrographs/01_readers.ipynb #f5b3b7fa
-import importlib.util, logging, re, warnings
+import importlib.util, logging, operator, re, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -696,11 +696,20 @@ def _attempt(path, work):
         raise ValueError(f'{path} is not a readable image: {text[:300]}') from None
 
 # %% ../../nbs/micrographs/01_readers.ipynb #198bd30a
+def _whole(path, name, value, least, most, or_else=''):
+    "A whole number within bounds as an int; one of NumPy's would be no int where it is used"
+    try:
+        number = operator.index(value)
+    except TypeError:   # 2.0 among them
+        number = None
+    if isinstance(value, bool) or number not in range(least, most + 1):
+        raise ValueError(f'{path}: {name}={value!r}: expected {or_else}a whole number from {least} to {most}')
+    return number
+
 def _choose(path, found, image):
     good = [p for p in found if not p.refused]
     if image is not None:
-        if isinstance(image, bool) or image not in range(len(found)):
-            raise ValueError(f'{path}: image={image!r}: expected a whole number from 0 to {len(found) - 1}')
+        image = _whole(path, 'image', image, 0, len(found) - 1)
         if found[image].refused:
             raise ValueError(f'{path}: image {image} ({found[image].name}) is refused: {found[image].refused}')
         return found[image]
@@ -840,18 +849,15 @@ def _settle_pixel(path, picture, given, insist):
     return float(given), f'given; {picture.calibration} says {picture.pixel:.6g} Å'
 
 # %% ../../nbs/micrographs/01_readers.ipynb #833d67ce
-def _check_count(path, name, value, most):
-    if isinstance(value, bool) or value not in range(1, most + 1):
-        raise ValueError(f'{path}: {name}={value!r}: expected a whole number from 1 to {most}')
-
 def _check_reading(path, picture, frame, average, bin):
-    "Refuse what the picture does not have"
-    if frame not in (None, 'mean') and (isinstance(frame, bool) or frame not in range(picture.frames)):
-        raise ValueError(f"{path}: frame={frame!r}: expected 'mean' or a whole number from 0 to {picture.frames - 1}")
+    "(frame, average, bin) as Python counts; what the picture does not have is refused"
+    if frame not in (None, 'mean'):
+        frame = _whole(path, 'frame', frame, 0, picture.frames - 1, "'mean' or ")
     if frame is not None and average != 1:
         raise ValueError(f'{path}: average={average} and frame={frame!r}: expected one of the two')
-    _check_count(path, 'average', average, picture.frames)
-    _check_count(path, 'bin', bin, max(1, min(picture.shape)//LEAST_SIDE))
+    average = _whole(path, 'average', average, 1, picture.frames)
+    bin = _whole(path, 'bin', bin, 1, max(1, min(picture.shape)//LEAST_SIDE))
+    return frame, average, bin
 
 def _binned(plane, n):
     "Means of n × n pixels"
@@ -870,7 +876,8 @@ def _planes(path, picture, frame, average, bin, lazy):
     "The values that were asked for, averaged and binned, lazily or not"
     is_one = picture.frames == 1 or isinstance(frame, int)
     if average == bin == 1 and (is_one or frame is None and not lazy):
-        return _attempt(path, lambda: picture.read(frame))
+        chosen = None if frame == 'mean' else frame   # one image is its own mean
+        return _attempt(path, lambda: picture.read(chosen))
     if frame == 'mean':
         average = picture.frames
     first = [frame] if isinstance(frame, int) else range(0, picture.frames - average + 1, average)
@@ -909,7 +916,7 @@ def read_micrograph(
     if pixel is not None:
         check_range(*PIXELS, **{'pixel (Å)': pixel})
     picture = _choose(path, look(path), image)
-    _check_reading(path, picture, frame, average, bin)
+    frame, average, bin = _check_reading(path, picture, frame, average, bin)
     size, calibration = _settle_pixel(path, picture, pixel, insist)
     values = _planes(path, picture, frame, average, bin, lazy)
     if picture.refused:

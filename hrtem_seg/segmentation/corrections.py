@@ -335,10 +335,34 @@ def _particle_at_edge(a):
     edge = np.concatenate([a[0], a[-1], a[1:-1, 0], a[1:-1, -1]])
     return (edge > 0).mean()
 
-def _from_picture(path):
+def _plane_of(path, planes, frame):
+    "One of the planes of a file, that of a frame; one alone is that of any"
+    n = len(planes)
+    if n == 1:
+        return planes[0]
+    if isinstance(frame, bool) or frame not in range(n):
+        raise ValueError(f'{path} has labels of {n} frames and frame={frame!r}: expected one of them, from 0 to '
+                         f'{n - 1}, counted from 0')
+    return planes[int(frame)]
+
+def _from_tiff(path, frame):
+    "(y, x) or (y, x, colour) of a TIFF, of a movie those of one frame"
+    import tifffile
+    with tifffile.TiffFile(path) as tif:
+        axes = tif.series[0].axes
+        values = tif.series[0].asarray()
+    if values.ndim == 2:
+        return values
+    [at] = [k for k, axis in enumerate(axes) if axis not in 'YX']
+    coloured = axes[at] == 'S' or axes[at] == 'C' and values.shape[at] in (3, 4)
+    if coloured:
+        return np.moveaxis(values, at, -1)
+    return _plane_of(path, np.moveaxis(values, at, 0), frame)
+
+def _from_picture(path, frame):
     from skimage.io import imread
     read_mask(path)   # a file that is none is refused by name
-    a = np.asarray(imread(path))
+    a = np.asarray(imread(path)) if path.suffix.lower() == '.png' else _from_tiff(path, frame)
     if a.ndim == 3:
         a = a[..., 0] if (a[..., :1] == a[..., :3]).all() and a.shape[-1] == 3 else _by_colour(a, path)
     values = np.unique(a)
@@ -394,7 +418,7 @@ def _of_frame(rois, frame, path):
             raise ValueError(f'{path} has regions of {len(frames)} frames and frame=None: expected one of them, from '
                              f'{frames[0]} to {frames[-1]}, counted from 0')
         return rois
-    if not isinstance(frame, int): return rois   # a mean of frames
+    if frame == 'mean': return rois
     here = [roi for roi in rois if _frame_of(roi) in (0, frame + 1)]
     if not here:
         others = ', '.join(map(str, frames[:5])) + ', …'*(len(frames) > 5)
@@ -435,7 +459,7 @@ def _from_rois(path, shape, frame):
 def read_labels(
     path,             # A mask or label map as PNG or TIFF, or regions of ImageJ (.zip, .roi)
     shape:tuple=None, # (ny, nx) of the micrograph, which outlines need and pictures must have
-    frame=None,       # Of a movie, counted from 0, whose regions are wanted; those that name no frame are on all
+    frame=None,       # Of a movie, counted from 0, whose labels are wanted; regions that name no frame are on all
 )->np.ndarray: # bool or int (ny, nx)
     "Read labels that another program wrote"
     path = Path(path)
@@ -445,7 +469,7 @@ def read_labels(
         raise FileNotFoundError(f'{path}: no such file')
     if path.suffix.lower() in ('.zip', '.roi'):
         return _from_rois(path, shape, frame)
-    a = _from_picture(path)
+    a = _from_picture(path, frame)
     if shape is not None:
         _check_shape(a.shape, shape, str(path))
     return a
