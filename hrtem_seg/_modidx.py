@@ -2050,6 +2050,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'hrtem_seg/micrographs/cleaning.py'),
                                                 'hrtem_seg.micrographs.cleaning._far_from': ( 'micrographs/cleaning.html#_far_from',
                                                                                               'hrtem_seg/micrographs/cleaning.py'),
+                                                'hrtem_seg.micrographs.cleaning._fitted_light': ( 'micrographs/cleaning.html#_fitted_light',
+                                                                                                  'hrtem_seg/micrographs/cleaning.py'),
                                                 'hrtem_seg.micrographs.cleaning._frames': ( 'micrographs/cleaning.html#_frames',
                                                                                             'hrtem_seg/micrographs/cleaning.py'),
                                                 'hrtem_seg.micrographs.cleaning._grown': ( 'micrographs/cleaning.html#_grown',
