@@ -284,11 +284,15 @@ class Estimates:
     slope:float=math.nan        # d ln(power)/d ln(frequency) of the film
     contrast:float=math.nan     # Of the particles, standard deviations of the film that they are darker
     reason:str=''               # Why nothing is known of the film
+    energy:float=300e3          # eV, that the focus was read with
+    C3:float=0.                 # Å, likewise
 
     def __str__(self):
         if self.reason:
             return f'pixel {self.pixel/10:.3g} nm; of the film nothing can be known: {self.reason}'
-        return f'pixel {self.pixel/10:.3g} nm; {self.focus}; signal over noise {self.signal:.2g}'
+        C3 = f'C3 = {self.C3/1e7:.3g} mm' if self.C3 else 'C3 = 0'
+        focus = f'{self.focus} at {self.energy/1e3:g} kV, {C3}' if self.focus.known else str(self.focus)
+        return f'pixel {self.pixel/10:.3g} nm; {focus}; signal over noise {self.signal:.2g}'
 
 def _contrast(values, labels, film):
     particles = labels > 0
@@ -308,6 +312,7 @@ def estimate(
     "What can be known of how an image was taken"
     values = np.asarray(values, np.float64)
     film = np.ones(values.shape, bool) if valid is None else np.asarray(valid, bool)
+    lens = dict(energy=energy, C3=C3)
     contrast = math.nan
     if labels is not None:
         film = film & (np.asarray(labels) == 0)
@@ -315,6 +320,6 @@ def estimate(
     try:
         spectrum = film_spectrum(values, pixel, film)
     except ValueError as e:
-        return Estimates(pixel, Focus(reason=str(e)), contrast=contrast, reason=str(e))
-    focus = thon_focus(spectrum, pixel, energy, C3)
-    return Estimates(pixel, focus, *film_signal(spectrum), contrast)
+        return Estimates(pixel, Focus(reason=str(e)), contrast=contrast, reason=str(e), **lens)
+    focus = thon_focus(spectrum, pixel, **lens)
+    return Estimates(pixel, focus, *film_signal(spectrum), contrast, **lens)
