@@ -1,22 +1,24 @@
 "When a network is out of its depth: what is said of it, and what is said when it cannot be known"
-import shutil
+import ast, shutil
 import numpy as np, pandas as pd, pytest, tifffile, xarray as xr
 from hypothesis import given, settings, strategies as st
 from scipy.ndimage import gaussian_filter
 from hrtem_seg.core.fourier import freqs
 from hrtem_seg.core.units import coords
+from hrtem_seg.data.settings import StackSettings, check_settings
 from hrtem_seg.experiments.settings import stack_settings
 from hrtem_seg.imaging.cameras import CAMERAS, detect
-from hrtem_seg.imaging.transfer import Condition, likeness, loudness, transferred_share
+from hrtem_seg.imaging.ctf import ctf
+from hrtem_seg.imaging.transfer import TYPICAL, Condition, likeness, loudness, transferred_share
 from hrtem_seg.learning.kept import amend_record, load_network
 from hrtem_seg.learning.samples import Samples
 from hrtem_seg.micrographs.domain import Domain, FEATURES, place_of, training_domain
-from hrtem_seg.micrographs.estimates import estimate
+from hrtem_seg.micrographs.estimates import Estimates, Focus, estimate
 from hrtem_seg.micrographs.micrograph import micrograph
 from hrtem_seg.segmentation.files import segment_file
 from hrtem_seg.segmentation.segmentation import segment, shipped_network
 from hrtem_seg.learning.calibration import Calibration, Signs, at_temperature, fit_calibration, particle_signs, warning_of
-from hrtem_seg.segmentation.trust import assess
+from hrtem_seg.segmentation.trust import assess, cover_section, equivalent_dose
 
 conditions = st.builds(
     Condition, defocus=st.floats(-1000, 1000), dose=st.floats(1, 1e5), pixel=st.floats(.2, 1.5), focal_spread=st.floats(0, 60),
@@ -120,6 +122,8 @@ def test_a_file_carries_what_is_thought_of_it(network, tmp_path):
     assert {'p_real', 'diameter_low_nm', 'diameter_high_nm'} <= set(table)
     assert (table.diameter_low_nm < table.diameter_high_nm).all() and table.p_real.between(0, 1).all()
     assert str(segment_file(tmp_path/'a.tif', .6, network, tmp_path/'out')).count(judged['line']) == 1   # done before
+    assert (judged['estimates']['energy'], judged['estimates']['C3']) == (300e3, 0.)
+    with pytest.raises(FileExistsError, match='other settings'): segment_file(tmp_path/'a.tif', .6, network, tmp_path/'out', C3=1.2e7)
 
 def test_of_a_network_without_a_domain_nothing_is_said_but_that(tmp_path):
     net, record = load_network(shipped_network())
@@ -153,7 +157,40 @@ def test_what_to_simulate_can_be_pasted_into_settings_ini(network, tmp_path, mon
     (tmp_path/'nbs/studies').mkdir(parents=True)
     (tmp_path/'settings.ini').write_text(got.simulate)
     settings = stack_settings('cover', tmp_path)
-    assert settings['pixel'] == .6 and settings['n_structures'] == 200 and 'scene' in settings
+    assert settings['pixel']*settings['camera']['binning'] == .6 and settings['n_structures'] == 200 and 'scene' in settings
+
+def film_at(energy, n=400, pixel=.5):
+    "Film of the typical spectrum, 25 nm under focus"
+    rng = np.random.default_rng(1)
+    qy, qx = freqs((n, n), pixel)
+    transfer = 2*ctf(qy, qx, energy, defocus=-250., focal_spread=5.)
+    white = np.fft.fft2(rng.normal(size=(n, n)))/pixel
+    ideal = 1 + np.fft.ifft2(white*np.sqrt(TYPICAL.at(np.hypot(qy, qx))[1])*transfer).real
+    return rng.poisson(ideal.clip(0)*2000*pixel**2).astype('f4')
+
+@pytest.mark.parametrize('told, energy', [(200., 200e3), (None, 300e3), (0., 300e3)])
+def test_focus_is_read_at_the_voltage_that_the_file_says(network, told, energy):
+    image = micrograph(film_at(energy), .5, voltage_kV=told)
+    nothing = xr.Dataset({'probability': image*0 + .01, 'labels': image.astype(int)*0})
+    got = assess(image, network, nothing, cleaning=False)
+    assert got.estimates.energy == energy and abs(got.estimates.focus.defocus - 250) < 12
+    assert f"'energy': {energy}" in got.simulate
+    assert assess(image, network, nothing, cleaning=False, C3=1.2e7).estimates.C3 == 1.2e7
+
+@pytest.mark.parametrize('pixel, field', [(.6, 176), (1.2, 166)])   # 166: a cell of 200 Å holds no more
+def test_what_covers_an_image_has_its_pixel_its_field_and_its_dose(pixel, field):
+    "Of the shipped network, whose camera has binning and which saw cells of two sizes"
+    record = load_network(shipped_network())[1]
+    found = Estimates(pixel, Focus(200., 180., 220.), signal=.5, energy=200e3, C3=1e7)
+    lines = cover_section(record, found, 176).splitlines()[1:]
+    made = {k: ast.literal_eval(v) for k, v in (line.split(' = ', 1) for line in lines)}
+    binning = made['camera']['binning']
+    assert binning == 2 and made['pixel']*binning == pytest.approx(pixel) and made['crop'] == field*binning
+    assert made['wave']['energy'] == 200e3 and made['optics']['aberrations']['C3'] == 1e7
+    camera = {k: v for k, v in made['camera'].items() if k != 'illumination'}
+    alike = Condition(-200., pixel=pixel, aberrations={'C3': 1e7}, camera=camera, energy=200e3)
+    assert made['doses'][0][1] == pytest.approx(equivalent_dose(.5, alike), rel=.1)
+    check_settings(StackSettings(**made, images_per_structure=1, splits={'train': 1.}, keep=None))
 
 def test_temperature_keeps_the_mask_and_bad_ones_are_refused():
     p = np.random.default_rng(0).random(1000).astype('f4')

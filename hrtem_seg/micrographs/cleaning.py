@@ -369,13 +369,21 @@ def _mark_given(image, mask):
     return changed(image, image.values, f'{drawn.mean():.2%} of the field marked as unknown by a mask', known)
 
 # %% ../../nbs/micrographs/02_cleaning.ipynb #83cb1b56
-def _even_out(image, light, largest):
+def _fitted_light(plane, valid, bright):
+    "The light, and the share of the blocks that is film, which bright particles are dark on in the negative"
+    if not bright:
+        return fit_light(plane, valid)
+    highest = float(plane[valid].max())
+    negative, film = fit_light(highest - plane, valid)
+    return highest - negative, film
+
+def _even_out(image, light, largest, bright):
     shown = image.values if image.ndim == 2 else image.values.mean(0)
     valid = image.valid.values
     narrowest = min(image.shape[-2:])*image.attrs['pixel']
     if light == 'auto' and narrowest < LEAST_FIELD*largest:
         return image
-    surface, film = fit_light(shown, valid)
+    surface, film = _fitted_light(shown, valid, bright)
     spread = statistics(image)[1]
     slope = float(np.ptp(surface[valid]))
     if light == 'auto' and slope < LEAST_SLOPE*spread:
@@ -411,11 +419,11 @@ def clean(
         image = _mark_unknown(image)
     if spots:
         image = _take_out_spots(image)
-    if bright:
+    if light != 'never':
+        image = _even_out(image, light, largest, bright)
+    if bright:   # after the light, which multiplied what was recorded and not its negative
         highest = image.values[..., image.valid.values].max()
         image = changed(image, highest - image.values, 'contrast turned over: particles are bright')
-    if light != 'never':
-        image = _even_out(image, light, largest)
     return image
 
 # %% ../../nbs/micrographs/02_cleaning.ipynb #cd2513cc

@@ -106,7 +106,7 @@ class Focus:
     low:float=math.nan          # Å, from which an interval of 80 % begins
     high:float=math.nan         # Å, where it ends
     astigmatism:float=math.nan  # |A1|, Å
-    direction:float=math.nan    # Of A1 if the image is under focus, degrees; 90° off if it is over focus
+    direction:float=math.nan    # Of A1, degrees; 90° off if the image is over focus and C3 = 0
     told:float=1.               # How much the rings explain: the square that is left without them over that with
     reason:str=''               # Why the focus is not known
 
@@ -166,14 +166,14 @@ def _edges(spectrum, pixel):
     return np.arange(LOWEST, last, step)
 
 def _best_focus(rings, foci):
-    "(focus, low, high, how much it explains)"
+    "(focus with its sign, low and high of its size, how much it explains)"
     left = np.array([rings.at(f) for f in foci])
     best = left.argmin()
     inside = np.abs(foci[left <= WITHIN*left[best]])
     half_step = math.sqrt(FOCI[1]/FOCI[0])
     low = inside.min()/half_step
     high = inside.max()*half_step
-    return abs(foci[best]), low, high, rings.left()/left[best]
+    return foci[best], low, high, rings.left()/left[best]
 
 def thon_focus(
     spectrum:FilmSpectrum,
@@ -194,7 +194,7 @@ def thon_focus(
         anything = f'anything from {low/10:.0f} to {high/10:.0f} nm explains the rings'
         return Focus(told=told, reason=anything)
     A1, direction = _astigmatism(spectrum, edges, focus, energy, C3)
-    return Focus(focus, low, high, A1, direction, told)
+    return Focus(abs(focus), low, high, A1, direction, told)
 
 # %% ../../nbs/micrographs/04_estimates.ipynb #d62c289a
 A1S = (0., 15., 30., 45., 60., 80., 100., 125., 150., 200.)   # Å
@@ -209,18 +209,17 @@ class _Sectors:
         self.rings = _Rings(parts, energy, C3)
         lengths = [len(q) for q, _ in parts]
         self.phi = np.repeat(centres, lengths)
-        self.sign = 1. if C3 == 0 else -1.   # under focus, where the sign of the focus counts
 
     def at(self, focus, A1, direction)->float:
-        "The square that is left"
+        "The square that is left; focus with its sign, under focus negative"
         bent = A1*np.cos(2*(self.phi - math.radians(direction)))
-        return self.rings.at(self.sign*(focus - bent))
+        return self.rings.at(focus + bent)
 
     def best(self, foci, A1s, turns)->tuple:
         "(square that is left, focus, A1, direction) of the best of all"
         found = [(self.at(foci[0], 0., 0.), foci[0], 0., 0.)]
         for focus, A1 in product(foci, A1s):
-            if A1 > .5*focus:
+            if A1 > .5*abs(focus):
                 continue
             for direction in (turns if A1 else [0.]):
                 left = self.at(focus, A1, direction)
@@ -230,6 +229,8 @@ class _Sectors:
 def _astigmatism(spectrum, edges, focus, energy, C3):
     "(|A1| in Å, direction in degrees) of rings whose mean focus is known; (0, NaN) where round rings do as well"
     sectors = _Sectors(spectrum, edges, energy, C3)
+    if C3 == 0:
+        focus = -abs(focus)   # rings are the same on both sides
     near = [.95*focus, focus, 1.05*focus]
     round_one, *_ = sectors.best(near, [0.], [0.])
     left, _, A1, direction = sectors.best(near, A1s=A1S, turns=np.arange(0., 180., 15.))
@@ -240,15 +241,18 @@ def _astigmatism(spectrum, edges, focus, energy, C3):
 def _astigmatic_focus(spectrum, edges, energy, C3):
     "Focus and astigmatism together, where round rings explain nothing"
     sectors = _Sectors(spectrum, edges, energy, C3)
-    _, focus, A1, direction = sectors.best(FOCI[20::3], A1S[4::2], np.arange(0., 180., 30.))
+    foci = -FOCI[20::3]
+    if C3 != 0:
+        foci = np.concatenate([foci, -foci])   # C3 makes rings over focus others than under it
+    _, focus, A1, direction = sectors.best(foci, A1S[4::2], np.arange(0., 180., 30.))
     near = focus*np.linspace(.9, 1.1, 7)
     around = [a for a in A1S if abs(a - A1) <= 50]
     left, focus, A1, direction = sectors.best(near, around, direction + np.array([-15., 0., 15.]))
     told = sectors.rings.left()/left
     if told < TOLD or A1 == 0:
         return Focus(told=told, reason='the rings do not stand out')
-    explains = [f for f in near if sectors.at(f, A1, direction) <= WITHIN*left]
-    return Focus(focus, .97*min(explains), 1.03*max(explains), A1, direction % 180, told)
+    explains = [abs(f) for f in near if sectors.at(f, A1, direction) <= WITHIN*left]
+    return Focus(abs(focus), .97*min(explains), 1.03*max(explains), A1, direction % 180, told)
 
 # %% ../../nbs/micrographs/04_estimates.ipynb #8e9163f0
 SLOPE = (.1, .45)   # 1/Å
@@ -280,11 +284,15 @@ class Estimates:
     slope:float=math.nan        # d ln(power)/d ln(frequency) of the film
     contrast:float=math.nan     # Of the particles, standard deviations of the film that they are darker
     reason:str=''               # Why nothing is known of the film
+    energy:float=300e3          # eV, that the focus was read with
+    C3:float=0.                 # Å, likewise
 
     def __str__(self):
         if self.reason:
             return f'pixel {self.pixel/10:.3g} nm; of the film nothing can be known: {self.reason}'
-        return f'pixel {self.pixel/10:.3g} nm; {self.focus}; signal over noise {self.signal:.2g}'
+        C3 = f'C3 = {self.C3/1e7:.3g} mm' if self.C3 else 'C3 = 0'
+        focus = f'{self.focus} at {self.energy/1e3:g} kV, {C3}' if self.focus.known else str(self.focus)
+        return f'pixel {self.pixel/10:.3g} nm; {focus}; signal over noise {self.signal:.2g}'
 
 def _contrast(values, labels, film):
     particles = labels > 0
@@ -304,6 +312,7 @@ def estimate(
     "What can be known of how an image was taken"
     values = np.asarray(values, np.float64)
     film = np.ones(values.shape, bool) if valid is None else np.asarray(valid, bool)
+    lens = dict(energy=energy, C3=C3)
     contrast = math.nan
     if labels is not None:
         film = film & (np.asarray(labels) == 0)
@@ -311,6 +320,6 @@ def estimate(
     try:
         spectrum = film_spectrum(values, pixel, film)
     except ValueError as e:
-        return Estimates(pixel, Focus(reason=str(e)), contrast=contrast, reason=str(e))
-    focus = thon_focus(spectrum, pixel, energy, C3)
-    return Estimates(pixel, focus, *film_signal(spectrum), contrast)
+        return Estimates(pixel, Focus(reason=str(e)), contrast=contrast, reason=str(e), **lens)
+    focus = thon_focus(spectrum, pixel, **lens)
+    return Estimates(pixel, focus, *film_signal(spectrum), contrast, **lens)

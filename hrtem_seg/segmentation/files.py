@@ -357,6 +357,7 @@ def segment_file(
     insist:bool=False,   # Take `pixel` even where the file contradicts it
     overwrite:bool=False,# Replace results that are there
     wanted:Wanted=Wanted(), # What is written beside what always is
+    C3:float=0.,         # Å, spherical aberration, as for `assess`
     **options,           # As for `segment`
 )->Segmented:
     "Segment a micrograph file and write what was found"
@@ -376,6 +377,8 @@ def segment_file(
             raise ValueError(f'{path}: one image, no movie: nothing to link over frames (track={wanted.track:g} nm)')
         digest = _digest(path)
         which = dict(image=image, frame=frame, average=average, bin=bin)
+        if C3:
+            which['C3'] = C3   # results of earlier versions do not say
         settings = _settings_of(which, about['weights'], micro.attrs['pixel'], smallest, options, wanted)
         calibrated = _calibrated(about)
         done = _was_done(out, name, path, digest, settings, calibrated, wanted, overwrite)
@@ -386,7 +389,7 @@ def segment_file(
         calibration = calibration_of(about)
         _doubt_passes(calibration, bool(options.get('flips', False)))
         particles = _table_of(result, micro, calibration)
-        judged = assess(micro, network, result, options.get('cleaning', True))
+        judged = assess(micro, network, result, options.get('cleaning', True), C3)
         if wanted.track is not None:
             particles = link_particles(particles, wanted.track)
     told = list(dict.fromkeys(str(w.message) for w in said if not issubclass(w.category, DeprecationWarning)))

@@ -7,10 +7,11 @@ __all__ = ['PIXELS', 'NAMED', 'examine', 'examine_stack', 'calibrate', 'equivale
            'trust_particles', 'particle_report']
 
 # %% ../../nbs/segmentation/07_trust.ipynb #74c08c0c
-import warnings
+import math, warnings
 from dataclasses import replace
 import numpy as np, pandas as pd, xarray as xr
 from ..core.records import rng_for
+from ..imaging.cameras import camera_settings
 from ..imaging.transfer import TYPICAL, Condition
 from ..learning.calibration import (
     AT_HOME, FALL, NO_CALIBRATION, NO_DOMAIN, TOO_FAR, Assessment, Calibration, Case, Signs, area_under_curve,
@@ -112,6 +113,8 @@ def calibrate(
 
 # %% ../../nbs/segmentation/07_trust.ipynb #279dd2e5
 NAMED = ('scene', 'wave', 'pixel', 'sampling', 'optics', 'doses', 'defocus', 'crop', 'camera', 'mask', 'labels')
+_ALONE = ('sampling', 'camera', 'labels')   # What a stack has one of, also where a network saw several stacks
+_CELL = [100., 100.]   # Å, of a scene whose settings do not name it
 
 def equivalent_dose(
     signal:float,        # Variance of the film over that of white noise
@@ -135,6 +138,59 @@ def _focus_range(focus):
     nearest = -round(.85*focus.low)
     return ['uniform', farthest, nearest]
 
+def _choices(value):
+    "What each of several stacks has of a setting, where a network was trained on them together"
+    several = isinstance(value, (list, tuple)) and len(value) == 2 and value[0] == 'choice'
+    return value[1] if several else [value]
+
+def _known_settings(record):
+    "What the network was trained on, as one stack can have it"
+    train = record.get('data', {}).get('train', {})
+    known = train.get('settings') or {}
+    settings = {k: known[k] for k in NAMED if known.get(k) is not None}
+    for name in _ALONE:
+        if name in settings:
+            settings[name] = _choices(settings[name])[0]
+    scene = settings.get('scene') or {'material': 'Au', 'n_particles': ['integers', 1, 3]}
+    if 'cell' in scene:
+        scene = {**scene, 'cell': max(_choices(scene['cell']), key=min)}   # which holds the widest particles
+    return settings | {'scene': scene}
+
+def _fixed_camera(settings):
+    "A stack's camera without what is drawn for each image; None counts electrons"
+    camera = camera_settings(settings.get('camera'))
+    if camera is None:
+        return None
+    drawn = [k for k, v in camera.items() if isinstance(v, (list, tuple)) and isinstance(v[0], str)]
+    return {k: v for k, v in camera.items() if k not in drawn}
+
+def _field(settings, pixel, side):
+    "The camera's own pixel in Å, and how many of them an image has, no more than a cell holds"
+    binning = (_fixed_camera(settings) or {}).get('binning', 1)
+    own = round(pixel/binning, 4)
+    cell = min(settings['scene'].get('cell', _CELL))
+    most = int(cell/(own*binning))
+    return {'pixel': own, 'crop': min(side, most)*binning}
+
+def _lens(settings, energy, C3):
+    "Wave and optics with the energy and the C3 that the focus was read with"
+    wave = settings.get('wave', {}) | {'energy': energy}
+    if not C3:
+        return {'wave': wave}
+    optics = settings.get('optics', {})
+    named = optics.get('aberrations')
+    aberrations = named if isinstance(named, dict) else {}
+    return {'wave': wave, 'optics': {**optics, 'aberrations': {**aberrations, 'C3': C3}}}
+
+def _film_dose(settings, estimates):
+    "Around the dose at which the section's camera shows the film as clearly as the micrograph does"
+    middle = estimates.focus.defocus if estimates.focus.known else 150.
+    aberrations = {'C3': estimates.C3} if estimates.C3 else None
+    condition = Condition(-middle, pixel=estimates.pixel, aberrations=aberrations, camera=_fixed_camera(settings),
+                          energy=estimates.energy)
+    dose = equivalent_dose(estimates.signal, condition)
+    return ['lognormal', float(f'{np.clip(dose, 5, 5000):.2g}'), .4]
+
 def cover_section(
     record:dict,         # Of the network
     estimates:Estimates, # Of the micrograph
@@ -142,29 +198,29 @@ def cover_section(
     name:str='cover',
 )->str: # To be pasted into settings.ini
     "Settings of a stack that covers a micrograph"
-    train = record.get('data', {}).get('train', {})
-    known = train.get('settings') or {}
-    settings = {k: known[k] for k in NAMED if known.get(k) is not None}
-    if 'scene' not in settings:
-        settings['scene'] = {'material': 'Au', 'n_particles': ['integers', 1, 3]}
-    settings['pixel'] = round(estimates.pixel, 4)
-    settings['crop'] = side
+    settings = _known_settings(record)
+    settings |= _field(settings, estimates.pixel, side)
+    settings |= _lens(settings, estimates.energy, estimates.C3)
     if estimates.focus.known:
         settings['defocus'] = _focus_range(estimates.focus)
     if estimates.signal > 0:
-        middle = estimates.focus.defocus if estimates.focus.known else 150.
-        dose = equivalent_dose(estimates.signal, Condition(-middle, pixel=estimates.pixel))
-        settings['doses'] = [['lognormal', float(f'{np.clip(dose, 5, 5000):.2g}'), .4]]
+        settings['doses'] = [_film_dose(settings, estimates)]
     lines = [f'[stack.{name}]', 'n_structures = 200', 'seed = 1']
     lines += [f'{k} = {v!r}' for k, v in settings.items()]
     return '\n'.join(lines) + '\n'
 
 # %% ../../nbs/segmentation/07_trust.ipynb #b7f41d14
+def _energy_of(image):
+    "In eV; that of 300 kV where the file does not say"
+    voltage = image.attrs.get('voltage_kV') or 0.
+    return float(1e3*voltage) if 0 < voltage < math.inf else 300e3
+
 def assess(
     image:xr.DataArray,     # (y, x) micrograph; of a movie the first frame counts
     network=None,           # As for `segment`
     found:xr.Dataset=None,  # What `segment` gave; None segments it
     cleaning=True,          # As for `segment`
+    C3:float=0.,            # Å, spherical aberration; taken as corrected unless it is given
 )->Assessment:
     "Say whether a network knows such an image, what Dice to expect, and what to simulate"
     network = network or shipped_network()
@@ -181,7 +237,7 @@ def assess(
     scaled = image if domain is None else at_pixel(image, domain.pixel)
     judged = expectation(scaled.values, found.probability.values, record, scaled.valid.values)
     edges = found.get('edge_labels', found.labels)   # beyond them is film
-    estimates = estimate(image.values, image.attrs['pixel'], edges.values, image.valid.values)
+    estimates = estimate(image.values, image.attrs['pixel'], edges.values, image.valid.values, _energy_of(image), C3)
     unknown = judged.unknown
     if estimates.reason:
         unknown = (*unknown, f'focus and noise: {estimates.reason}')
