@@ -19,8 +19,10 @@ def check_metrics(
     metrics, # Names in `METRICS`, or one of them
 )->tuple: # of names
     "Refuse a metric that does not exist"
-    several = isinstance(metrics, (list, tuple, set))
+    several = isinstance(metrics, (list, tuple))
     names = tuple(metrics) if several else (metrics,)
+    if isinstance(metrics, (set, frozenset)):
+        names = tuple(sorted(metrics, key=str))   # a set has another order in each process
     for m in names: check_in(METRICS, metric=m)
     return names
 
@@ -69,14 +71,14 @@ class Benchmarks(Callback):
         metrics=('dice',),  # Names in `METRICS`
         batch_size:int=16,  # Images at a time
         precision='auto',   # 'auto', 'bfloat16' or 'float32'
-        first:bool=True,    # Also before the first epoch; False when a run goes on
+        start:int=0,        # Epochs that were done before, where a run goes on: these are not scored again
     ):
         for name, stack in stacks.items(): check_stack(stack, name)
         self.stacks = stacks
         self.scored_by = check_metrics(metrics)
         self.batch_size = batch_size
         self.kind = precision
-        self.first = first
+        self.start = start
         self.rows = []
         self.seconds = 0.
 
@@ -88,9 +90,11 @@ class Benchmarks(Callback):
         self.seconds += time.perf_counter() - start
 
     def before_fit(self):
-        if self.first: self._score(0)
+        if not self.start: self._score(0)
 
-    def after_epoch(self): self._score(self.epoch + 1)
+    def after_epoch(self):
+        if self.epoch < self.start: return   # fastai passes through these without training
+        self._score(self.epoch + 1)
 
 def mean_scores(
     network,           # Two logits per pixel

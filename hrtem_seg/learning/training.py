@@ -513,7 +513,7 @@ def _run(learn, settings, valid, benchmarks, run, out, progress):
     if not progress: _silence(learn)
     learn.run_id = run
     how = (settings.metrics, learn.dls.train.bs, settings.precision)
-    learn.benchmarks = Benchmarks(benchmarks, *how, first=not start)
+    learn.benchmarks = Benchmarks(benchmarks, *how, start=start)
     track = Epochs(valid, settings, checkpoint, state)
     rate = ParamScheduler({'lr': make_schedule(settings.schedule, settings.lr, settings.epochs)})
     _keep_freed_memory()
