@@ -328,11 +328,12 @@ def claim(self:Study,
     paired:bool=None,  # None pairs where there are two lists
     **settings,        # margin, metric, published: as for `claim`
 ):
-    "Note a claim, to be judged with the others"
+    "Note a claim, to be judged with the others; one without a value in any replicate is left out, in a line"
     if paired is None: paired = b is not None
     how = dict(alternative=alternative, paired=paired, **settings)
-    judged = claims.claim(self.name, statement, a, b, **how)
-    self.claims.append(judged)
+    try: judged = claims.claim(self.name, statement, a, b, **how)
+    except claims.NoValues as e: print(f'left out: {e}')   # a study at its end does not fail over a failed network
+    else: self.claims.append(judged)
 
 @patch
 def judge(self:Study)->pd.DataFrame: # What a reader wants to see of them
