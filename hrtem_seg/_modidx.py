@@ -605,6 +605,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions._entries': ( 'experiments/conditions.html#_entries',
                                                                                                  'hrtem_seg/experiments/conditions.py'),
+                                                  'hrtem_seg.experiments.conditions._first_structures': ( 'experiments/conditions.html#_first_structures',
+                                                                                                          'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions._images': ( 'experiments/conditions.html#_images',
                                                                                                 'hrtem_seg/experiments/conditions.py'),
                                                   'hrtem_seg.experiments.conditions._middle': ( 'experiments/conditions.html#_middle',
