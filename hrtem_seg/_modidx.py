@@ -589,6 +589,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'hrtem_seg/experiments/claims.py'),
                                               'hrtem_seg.experiments.claims.gather': ( 'experiments/claims.html#gather',
                                                                                        'hrtem_seg/experiments/claims.py'),
+                                              'hrtem_seg.experiments.claims.read_table': ( 'experiments/claims.html#read_table',
+                                                                                           'hrtem_seg/experiments/claims.py'),
                                               'hrtem_seg.experiments.claims.to_dataset': ( 'experiments/claims.html#to_dataset',
                                                                                            'hrtem_seg/experiments/claims.py'),
                                               'hrtem_seg.experiments.claims.verdicts': ( 'experiments/claims.html#verdicts',

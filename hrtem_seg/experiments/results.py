@@ -12,7 +12,7 @@ __all__ = ['NAMES', 'CONDITION', 'SCORED', 'SCORE_NAMES', 'score_table', 'histor
 # %% ../../nbs/experiments/03_results.ipynb #82895b09
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, xarray as xr
 from ..core.checks import check_in
-from .claims import claim
+from .claims import claim, read_table
 from .conditions import METRICS
 from ..learning.benchmarks import collapsed, deviation, draw_matrix, matrix
 
@@ -29,7 +29,7 @@ def _about(key, names):
 
 def _mean_scores(task):
     "tested, metric, value, collapsed of one network"
-    images = pd.read_csv(task.folder/'tests.csv', dtype={'dataset': str})
+    images = read_table(task.folder/'tests.csv')
     images = images.rename(columns={'dataset': 'tested'})
     metrics = [m for m in METRICS if m in images]
     means = images.groupby('tested', sort=False)[metrics].mean()
@@ -63,7 +63,7 @@ def history_table(
         file = task.folder/'history.csv'
         if not file.is_file(): continue
         made_from = _about(key, names)
-        history = pd.read_csv(file, dtype={'dataset': str})
+        history = read_table(file)
         rows.append(history.assign(**about, **made_from))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 

@@ -187,7 +187,7 @@ def baselines(self:Study,
         made.append(self.tasks.do(make_baselines, tests=parts, sigma=sigma))
     self.tasks.raise_failed()
     if self.tasks.mode == 'plan': return pd.DataFrame()
-    images = [pd.read_csv(m.folder/'tests.csv', dtype={'dataset': str}) for m in made]
+    images = [claims.read_table(m.folder/'tests.csv') for m in made]
     grouped = pd.concat(images).groupby(['method', 'dataset'])
     means = grouped.dice.mean().unstack('dataset')
     means = means[list(tests[0])]
