@@ -12,13 +12,13 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.devices import as_device
 from ..core.files import check_writable
-from ..core.records import read_json, versions, write_json
+from ..core.records import versions, write_json
 from . import claims, conditions
 from .conditions import BASE, NETWORK, combine, draw_images, draw_predictions, make_baselines, part
 from .conditions import session_settings
 from .results import collapsed_networks, draw_matrices, history_table, score_table, tidy_matrices
 from .settings import used
-from .tasks import Tasks
+from .tasks import TaskRecord, Tasks
 
 # %% ../../nbs/experiments/05_study.ipynb #b4c3a205
 class Study:
@@ -252,10 +252,10 @@ def collapsed_note(self:Study)->str:
 @patch
 def seconds(self:Study,
     task, # A finished one
-)->float: # of one core
+)->float: # of one core; NaN of a task that was cut off, since its record has the last stretch only
     "What a task took"
-    record = read_json(task.folder/'task.json')
-    return record['seconds']*record['workers']
+    record = TaskRecord.read(task.folder)
+    return float('nan') if record.resumed else record.seconds*record.workers
 
 @patch
 def kept_score(self:Study,
