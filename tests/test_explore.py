@@ -2,6 +2,7 @@
 import numpy as np, pandas as pd, pytest
 from hrtem_seg.core.records import write_json
 from hrtem_seg.experiments import explore
+from hrtem_seg.experiments.claims import gather
 from hrtem_seg.learning.kept import save_network
 from hrtem_seg.learning.networks import build
 
@@ -30,6 +31,14 @@ def test_the_page_offers_what_there_is_and_draws_what_is_chosen(project, monkeyp
 
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='no run with a table.csv in it'): explore.read_scores(tmp_path)
+
+def test_a_condition_may_be_called_by_a_word_for_nothing(tmp_path):
+    rows = dict(phase='pretrain', replicate=0, train=['None', 'NA'], target=None, tested='null', metric='dice', value=[.5, .9])
+    (tmp_path/'dose-quick').mkdir()
+    pd.DataFrame(rows).to_csv(tmp_path/'dose-quick/table.csv', index=False)
+    for table in (explore.read_scores(tmp_path), gather(tmp_path)):
+        assert list(table.train) == ['None', 'NA'] and list(table.tested) == ['null']*2 and table.target.isna().all()
+    assert explore.score_matrix(table).to_dict() == {'null': {'None': .5, 'NA': .9}}
 
 TESTED = '100'   # a name that two runs give to sets of their own
 

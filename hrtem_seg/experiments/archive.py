@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from .. import __version__
 from ..core.files import check_writable, replace_file
 from ..core.records import plain, read_json
-from .runner import bare_paths
+from .runner import BEFORE, bare_paths
 from .tasks import finished_tasks
 
 # %% ../../nbs/experiments/08_archive.ipynb #8b32085a
@@ -45,7 +45,7 @@ def _content(path):
 
 def _is_left_out(path):
     hidden = any(part.startswith('.') for part in path.parts)
-    return hidden or any(part in LARGE for part in path.parts)
+    return hidden or any(part in (*LARGE, BEFORE) for part in path.parts)
 
 def _files(folder, place, about):
     "Entries of all files below a folder that are not left out"

@@ -218,7 +218,8 @@ def part(
     if isinstance(source, list): return [part(s, split, n) for s in source]
     where = source.get('where', {})
     where = {**where, 'split': split}
-    few = n or source.get('n')
+    few = source.get('n') if n is None else n
+    if few is not None and few < 1: raise ValueError(f'n={few!r}: expected one structure or more, or None for all')
     is_cleaned = 'prepare' in source or 'steps' in source.get('micrographs', {})
     cleaned = {'cleaning': CLEANING} if is_cleaned else {}
     steps = list(source.get('prepare', {}))
@@ -319,8 +320,11 @@ def labelled_micrographs(
     found = []
     for name, s in sets.items():
         for file in files[name]:
-            truth = imread(label_file(file, s['label'])) > 0
+            label = label_file(file, s['label'])
+            truth = imread(label) > 0
             image = read_micrograph(file, s['pixel'])
+            if truth.shape != image.shape:
+                raise ValueError(f'{label}: shape {truth.shape}, but {file.name} has {image.shape}')
             found.append(Labelled(name, file.stem, image, truth))
     return found
 
@@ -366,10 +370,20 @@ def _opened(folder):
     if not cut.is_file(): return open_stack(folder/'stack')
     with xr.open_dataset(cut, engine='netcdf4') as stack: return stack.load()
 
-def _samples(source):
+def _first_structures(ds, source, enough):
+    "The samples of as many structures as a source names; of all that there are, if they are fewer"
+    wanted = source.get('n')
+    if wanted is None: return ds
+    there = pd.unique(ds.structure.values)
+    if enough and len(there) < wanted:
+        raise ValueError(f'{wanted} structures are asked for to train on, and {len(there)} are there')
+    in_turn = np.roll(there, -source.get('skip', 0))
+    return ds.isel(sample=np.isin(ds.structure, in_turn[:wanted]))
+
+def _samples(source, enough):
     steps = source.get('prepare')
     if 'micrographs' in source:
-        real = micrograph_samples(**source['micrographs']).isel(sample=slice(source.get('n')))
+        real = _first_structures(micrograph_samples(**source['micrographs']), source, enough)
         return prepare(real, steps) if steps else real
     stack = source['stack']
     folder = getattr(stack, 'folder', stack)   # a task, where the notebook asks itself
@@ -382,9 +396,7 @@ def _samples(source):
         check_in(ds.coords, within=k)
         inside = (ds[k] >= low) & (ds[k] <= high)
         ds = ds.isel(sample=inside.values)
-    if n := source.get('n'):
-        in_turn = np.roll(pd.unique(ds.structure.values), -source.get('skip', 0))
-        ds = ds.isel(sample=np.isin(ds.structure, in_turn[:n]))
+    ds = _first_structures(ds, source, enough)
     if shots := source.get('shots'):
         place = pd.Series(ds.structure.values).groupby(ds.structure.values).cumcount()
         ds = ds.isel(sample=(place < shots).values)
@@ -392,10 +404,11 @@ def _samples(source):
 
 def samples(
     source, # {'stack': folder, 'where', 'within', 'n', 'skip', 'shots': images of each, 'prepare': …}, or several
+    enough:bool=False, # Whether fewer structures than `n` are an error; otherwise they are all there is
 )->xr.Dataset: # In memory
     "The samples that a source names"
-    if isinstance(source, dict): return _samples(source)
-    sets = [_samples(s) for s in source]
+    if isinstance(source, dict): return _samples(source, enough)
+    sets = [_samples(s, enough) for s in source]
     made = [json.loads(s.attrs['record'])['settings'] for s in sets]
     settings = {**joined_settings(made), 'together': made}
     plain_sets = [s.drop_attrs() for s in sets]
@@ -477,7 +490,7 @@ def _drawn_anew(source, changes, device='cpu'):
     if isinstance(source, list): return Redraws([_drawn_anew(s, changes, device) for s in source])
     if steps := source.get('prepare'):
         raise ValueError(f'prepare={steps}: images that are drawn anew are not preprocessed')
-    stack = samples(source)
+    stack = samples(source, enough=True)
     folder = Path(source['stack'])/'stack'
     made = stack_record(folder)['settings']
     imaging = {k: made[k] for k in ('defocus', 'optics', 'camera', 'crop')}
@@ -500,7 +513,7 @@ def make_network(
     settings['benchmarks'] = {name: samples(source) for name, source in benchmarks.items()}
     settings['out'] = folder
     device = settings.get('device') or 'cpu'
-    to_train = samples(train) if redraw is None else _drawn_anew(train, redraw, device)
+    to_train = samples(train, enough=True) if redraw is None else _drawn_anew(train, redraw, device)
     to_choose = samples(valid)
     if parent: got = transfer(parent, to_train, to_choose, **settings)
     else: got = fit(network, to_train, to_choose, **settings)

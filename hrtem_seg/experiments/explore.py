@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from ..core.checks import check_in
 from ..core.plots import show_image, show_mask
+from .claims import read_table
 from .conditions import samples
 from .tasks import finished_tasks
 from ..learning.kept import read_network_record
@@ -83,7 +84,7 @@ def _network_of(root, key, record):
 
 def _stands_in(rows, folder, tested):
     "Whether the means of a task's tests are among some rows, in every metric"
-    images = pd.read_csv(folder/'tests.csv', dtype={'dataset': str})
+    images = read_table(folder/'tests.csv')
     images = images[images.dataset == tested]
     values = {m: v for m, v in rows[rows.tested.astype(str) == tested].groupby('metric').value if m in images}
     # tables are written and read again, which may change the last digit
@@ -125,7 +126,7 @@ def draw_tested(
         show_image(stack.image[i], axes[i], scale='bar')
         show_mask(stack['mask'][i], axes[i])
     for folder in networks:
-        history = pd.read_csv(folder/'history.csv', dtype={'dataset': str})
+        history = read_table(folder/'history.csv')
         curve = history[(history.metric == metric) & (history.dataset == tested)]
         axes[-1].plot(curve.epoch, curve.value, alpha=.5, lw=1)
     axes[-1].set(xlabel='epoch', ylabel=metric, title=f'{len(networks)} network{"s"[len(networks) == 1:]}')
@@ -136,10 +137,9 @@ def read_scores(
     folder, # Of results: runs with a table.csv each
 )->pd.DataFrame: # All tables, with the column run
     "Every table of scores below a folder"
-    names = dict.fromkeys(('train', 'tested', 'target'), str)   # a dose of 100 is no 100.0 beside pixels of 0.2
     files = sorted(Path(folder).glob('*/table.csv'))
     if not files: raise FileNotFoundError(f'{Path(folder).absolute()}: no run with a table.csv in it')
-    return pd.concat([pd.read_csv(f, dtype=names).assign(run=f.parent.name) for f in files], ignore_index=True)
+    return pd.concat([read_table(f).assign(run=f.parent.name) for f in files], ignore_index=True)
 
 class Explorer:
     "The page, and what was chosen on it"

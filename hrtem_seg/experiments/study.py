@@ -12,13 +12,13 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.devices import as_device
 from ..core.files import check_writable
-from ..core.records import read_json, versions, write_json
+from ..core.records import versions, write_json
 from . import claims, conditions
 from .conditions import BASE, NETWORK, combine, draw_images, draw_predictions, make_baselines, part
 from .conditions import session_settings
 from .results import collapsed_networks, draw_matrices, history_table, score_table, tidy_matrices
 from .settings import used
-from .tasks import Tasks
+from .tasks import TaskRecord, Tasks
 
 # %% ../../nbs/experiments/05_study.ipynb #b4c3a205
 class Study:
@@ -187,7 +187,7 @@ def baselines(self:Study,
         made.append(self.tasks.do(make_baselines, tests=parts, sigma=sigma))
     self.tasks.raise_failed()
     if self.tasks.mode == 'plan': return pd.DataFrame()
-    images = [pd.read_csv(m.folder/'tests.csv', dtype={'dataset': str}) for m in made]
+    images = [claims.read_table(m.folder/'tests.csv') for m in made]
     grouped = pd.concat(images).groupby(['method', 'dataset'])
     means = grouped.dice.mean().unstack('dataset')
     means = means[list(tests[0])]
@@ -252,10 +252,10 @@ def collapsed_note(self:Study)->str:
 @patch
 def seconds(self:Study,
     task, # A finished one
-)->float: # of one core
+)->float: # of one core; NaN of a task that was cut off, since its record has the last stretch only
     "What a task took"
-    record = read_json(task.folder/'task.json')
-    return record['seconds']*record['workers']
+    record = TaskRecord.read(task.folder)
+    return float('nan') if record.resumed else record.seconds*record.workers
 
 @patch
 def kept_score(self:Study,
@@ -328,11 +328,12 @@ def claim(self:Study,
     paired:bool=None,  # None pairs where there are two lists
     **settings,        # margin, metric, published: as for `claim`
 ):
-    "Note a claim, to be judged with the others"
+    "Note a claim, to be judged with the others; one without a value in any replicate is left out, in a line"
     if paired is None: paired = b is not None
     how = dict(alternative=alternative, paired=paired, **settings)
-    judged = claims.claim(self.name, statement, a, b, **how)
-    self.claims.append(judged)
+    try: judged = claims.claim(self.name, statement, a, b, **how)
+    except claims.NoValues as e: print(f'left out: {e}')   # a study at its end does not fail over a failed network
+    else: self.claims.append(judged)
 
 @patch
 def judge(self:Study)->pd.DataFrame: # What a reader wants to see of them
