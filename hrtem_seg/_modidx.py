@@ -1896,6 +1896,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'hrtem_seg/learning/training.py'),
                                              'hrtem_seg.learning.training.AsPredicted.before_fit': ( 'learning/training.html#aspredicted.before_fit',
                                                                                                      'hrtem_seg/learning/training.py'),
+                                             'hrtem_seg.learning.training.AsPredicted.before_train': ( 'learning/training.html#aspredicted.before_train',
+                                                                                                       'hrtem_seg/learning/training.py'),
                                              'hrtem_seg.learning.training.AsPredicted.restore': ( 'learning/training.html#aspredicted.restore',
                                                                                                   'hrtem_seg/learning/training.py'),
                                              'hrtem_seg.learning.training.Best': ( 'learning/training.html#best',

@@ -31,7 +31,7 @@ from ..micrographs.domain import training_domain
 
 # %% ../../nbs/learning/07_training.ipynb #1273a7e2
 class AsPredicted(Callback):
-    "Run the network as `predict` does: sides padded, under autocast, in channels-last layout"
+    "Run the network as `predict` does: sides padded, under autocast, in channels-last layout; say which epoch it is"
     order = -5   # before the first batch, after the model is on its device
     def __init__(self,
         precision:str='auto', # 'auto', 'bfloat16' or 'float32'
@@ -48,6 +48,8 @@ class AsPredicted(Callback):
             with autocast(device, kind):
                 return padded_forward(plain_forward, x, multiple)
         model.forward = forward
+
+    def before_train(self): self.learn.dls.train.epoch = self.epoch   # order, augmentation and noise are drawn from it
 
     def after_pred(self): self.learn.pred = self.pred.float()
 
@@ -311,7 +313,6 @@ class Epochs(Callback):
         return [row for row in rows if row['epoch'] == epoch]
 
     def before_train(self):
-        self.dls.train.epoch = self.epoch
         self.total = 0.
         self.n = 0
         seed = rng_for(self.settings.seed, 'torch', self.epoch).integers(2**62)
