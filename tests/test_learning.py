@@ -409,6 +409,77 @@ def test_losses_of_one_class_are_told_apart():
     assert len({json.dumps(t, sort_keys=True) for t in told}) == len(told)
     assert training._describe_loss(FocalLoss(5.)) == training._describe_loss(FocalLoss(5.))
 
+def test_another_layout_with_the_same_weights_is_another_run(stacks, tmp_path):
+    train, valid, _ = stacks
+    instance = {**SMALL, 'norm': 'instance'}
+    group = {**SMALL, 'norm': 'group'}
+    first = fit(instance, train, valid, epochs=1, out=tmp_path/'net')
+    assert fit(instance, train, valid, epochs=1, out=tmp_path/'net').record['run'] == first.record['run']
+    with pytest.raises(ValueError, match='layout or first weights'): fit(group, train, valid, epochs=1, out=tmp_path/'net')
+
+@pytest.mark.parametrize('spec', [SMALL, {**SMALL, 'kernel': 5}, {'name': 'ResNetUNet', 'filters': [8, 16], 'decoder': [16, 8, 8]}])
+def test_the_usual_layouts_are_known_as_before(spec):
+    network = build(spec)
+    assert training._describe_network(network) is None
+    network.final_conv = nn.Sequential(nn.Dropout(.5), network.final_conv)
+    assert training._describe_network(network)
+
+def loss_by(forward):
+    "A loss of one's own, whose class is called the same whatever it does"
+    return type('Mine', (nn.Module,), {'forward': forward})()
+
+def weighed(weight, inner):
+    def loss(logits, target): return weight*inner(logits, target)
+    return loss
+
+class Weighed:
+    def __init__(self, weight): self.weight = weight
+    def __repr__(self): return f'Weighed({self.weight})'
+    def loss(self, logits, target): return self.weight*logits.sum()
+
+def test_losses_of_ones_own_count_by_their_code_and_by_all_they_hold():
+    from hrtem_seg.learning.losses import FocalLoss
+    losses = [loss_by(lambda self, a, b: a.sum()), loss_by(lambda self, a, b: 2*a.sum()), weighed(1, FocalLoss(1.)), weighed(1, FocalLoss(2.)),
+              weighed(1, lambda a, b: a.sum()), weighed(1, lambda a, b: a.mean()), weighed(torch.ones(3), FocalLoss(1.)),
+              Weighed(1).loss, Weighed(2).loss]
+    told = [json.dumps(training._describe_loss(loss)) for loss in losses]
+    assert len(set(told)) == len(told)
+    assert not any(' at 0x' in t for t in told)
+    for loss in losses: training._check_lasting(loss, 'net')
+    again = training._describe_loss(weighed(1, lambda a, b: a.sum()))   # another function object with the same code
+    assert json.dumps(again) == told[4]
+
+def test_a_loss_known_by_its_address_alone_is_not_kept(stacks, tmp_path):
+    loss = weighed(1, F.cross_entropy)
+    loss.__defaults__ = (object(),)
+    with pytest.raises(ValueError, match='only its address tells'): fit(SMALL, *stacks[:2], loss=loss, out=tmp_path/'net')
+    assert not (tmp_path/'net').exists()
+
+class Seen(Callback):
+    def __init__(self): self.sums = {}
+    def before_batch(self):
+        if self.training: self.sums.setdefault(self.epoch, []).append(self.x.double().abs().sum().item())
+
+def test_each_epoch_of_a_learner_is_drawn_as_in_fit(stacks):
+    train, valid, _ = stacks
+    alone, within = Seen(), Seen()
+    noise = {'noise': (0, 1)}
+    learn = training.make_learner(build(SMALL), train, valid, augment=noise, callbacks=[alone], metrics=())
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+    fit(SMALL, train, valid, augment=noise, epochs=2, callbacks=[within], keep='last')
+    assert alone.sums[0] != alone.sums[1]
+    assert alone.sums == within.sums
+
+def test_a_run_that_goes_on_scores_no_epoch_twice(stacks, tmp_path, monkeypatch):
+    train, valid, far = stacks
+    settings = dict(epochs=3, benchmarks={'far': far}, metrics={'dice', 'iou'}, out=tmp_path/'net')
+    with pytest.raises(KeyboardInterrupt): fit(SMALL, train, valid, callbacks=[StopIn(2)], **settings)
+    scored = []
+    monkeypatch.setattr(Benchmarks, '_score', lambda self, epoch: scored.append(epoch))
+    resumed = fit(SMALL, train, valid, **settings)
+    assert scored == [3]
+    assert resumed.record['settings']['metrics'] == ['dice', 'iou']
+
 def test_what_would_be_passed_over_is_refused(stacks):
     from hrtem_seg.learning.losses import FocalLoss
     train, valid, _ = stacks

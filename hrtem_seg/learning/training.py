@@ -8,10 +8,11 @@ __all__ = ['FREEZE', 'SCHEDULES', 'DIHEDRAL', 'AsPredicted', 'frozen_modules', '
            'as_network', 'fit']
 
 # %% ../../nbs/learning/07_training.ipynb #74834ee6
-import copy, ctypes, hashlib, json, math, warnings
+import copy, ctypes, hashlib, json, math, re, sys, warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import CodeType, FunctionType, MethodType
 import numpy as np, pandas as pd, torch, xarray as xr
 from fastai.basics import Callback, DataLoaders, Learner, Metric, OptimWrapper
 from fastai.callback.all import ParamScheduler, ProgressCallback, SchedCos, SchedNo, combine_scheds
@@ -31,7 +32,7 @@ from ..micrographs.domain import training_domain
 
 # %% ../../nbs/learning/07_training.ipynb #1273a7e2
 class AsPredicted(Callback):
-    "Run the network as `predict` does: sides padded, under autocast, in channels-last layout"
+    "Run the network as `predict` does: sides padded, under autocast, in channels-last layout; say which epoch it is"
     order = -5   # before the first batch, after the model is on its device
     def __init__(self,
         precision:str='auto', # 'auto', 'bfloat16' or 'float32'
@@ -48,6 +49,8 @@ class AsPredicted(Callback):
             with autocast(device, kind):
                 return padded_forward(plain_forward, x, multiple)
         model.forward = forward
+
+    def before_train(self): self.learn.dls.train.epoch = self.epoch   # order, augmentation and noise are drawn from it
 
     def after_pred(self): self.learn.pred = self.pred.float()
 
@@ -148,18 +151,87 @@ def _describe_samples(samples):
     side = samples.source.side
     return {**about, 'pixel': samples.source.sampling, 'shape': [side, side]}
 
+# %% ../../nbs/learning/07_training.ipynb #e9ba984b
+_ADDRESS = ' at 0x'   # in what Python says of a thing that has no words of its own
+_OF_EVERY_MODULE = set(vars(nn.Module()))
+
+def _described_constant(value):
+    "A constant of a function as every process has it: functions within by their code, sets in order"
+    if isinstance(value, CodeType): return _described_code(value)
+    if isinstance(value, frozenset): return sorted(value, key=repr)
+    return value
+
+def _described_code(code):
+    "What a function does"
+    constants = tuple(_described_constant(value) for value in code.co_consts)
+    return [code.co_code.hex(), repr(constants), repr(code.co_names)]
+
+def _described_function(function):
+    "The hash of its code and of what it holds; in full where that has an address, which is another in each process"
+    held = [_described(cell.cell_contents) for cell in function.__closure__ or ()]
+    made_of = [*_described_code(function.__code__), repr(function.__defaults__), held]
+    if function.__kwdefaults__: made_of.append(repr(function.__kwdefaults__))
+    whole = repr(made_of)
+    return whole if _ADDRESS in whole else content_hash(made_of)
+
+def _own_code(kind):
+    "The methods and numbers of a class that are neither Python's nor torch's nor this package's, by name"
+    code = {}
+    for base in kind.__mro__:
+        package = base.__module__.split('.')[0]
+        if package in ('torch', 'hrtem_seg') or package in sys.stdlib_module_names: continue
+        for name, value in vars(base).items():
+            value = getattr(value, '__func__', value)   # of a static method
+            known_as = f'{base.__qualname__}.{name}'
+            if isinstance(value, FunctionType): code[known_as] = _described_function(value)
+            elif name.startswith('__'): continue   # such as the line that the class begins in
+            elif isinstance(value, (int, float, str, tuple)): code[known_as] = repr(value)
+    return code
+
+def _numbers(module, otherwise):
+    "What a module holds beside weights and parts; what is not plain as `otherwise` has it"
+    numbers = {}
+    for name, value in vars(module).items():
+        if name in _OF_EVERY_MODULE: continue
+        try: numbers[name] = plain(value)
+        except (TypeError, ValueError): numbers[name] = str(otherwise(value))
+    return numbers
+
+def _described(value):
+    "What a loss holds: another loss, an array, or what Python says of it"
+    if isinstance(value, (nn.Module, partial, FunctionType, MethodType)): return _describe_loss(value)
+    if isinstance(value, torch.Tensor): value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray): return checksum(value)
+    return repr(value)
+
+def _describe_module(loss):
+    parts = [_describe_loss(part) for part in loss.children()]
+    numbers = _numbers(loss, _described)
+    about = dict(loss=type(loss).__qualname__, numbers=numbers, parts=parts, weights=_state_hash(loss))
+    code = _own_code(type(loss))
+    return {**about, 'code': code} if code else about
+
 def _describe_loss(loss):
     "What a loss is: its name in `LOSSES`, or its class or function with the numbers and the code that it consists of"
     if isinstance(loss, str): return loss
-    if isinstance(loss, nn.Module):
-        numbers = {k: plain(v) for k, v in vars(loss).items() if not k.startswith('_') and k != 'training'}
-        parts = [_describe_loss(part) for part in loss.children()]
-        return dict(loss=type(loss).__qualname__, numbers=numbers, parts=parts, weights=_state_hash(loss))
-    code = getattr(loss, '__code__', None)
-    if code is None: return dict(loss=repr(loss))
-    held = [repr(cell.cell_contents) for cell in loss.__closure__ or ()]
-    made_of = [code.co_code.hex(), repr(code.co_consts), repr(code.co_names), repr(loss.__defaults__), held]
-    return dict(loss=loss.__qualname__, code=content_hash(made_of))
+    if isinstance(loss, nn.Module): return _describe_module(loss)
+    if isinstance(loss, partial):
+        keywords = {name: _described(value) for name, value in loss.keywords.items()}
+        return dict(loss=_describe_loss(loss.func), args=[_described(value) for value in loss.args], keywords=keywords)
+    if isinstance(loss, MethodType):
+        return dict(loss=_describe_loss(loss.__func__), of=_described(loss.__self__))
+    if isinstance(loss, FunctionType): return dict(loss=loss.__qualname__, code=_described_function(loss))
+    code = _own_code(type(loss))
+    return dict(loss=repr(loss), code=code) if code else dict(loss=repr(loss))
+
+def _check_lasting(loss, out):
+    "Refuse to keep a run whose loss is known by an address alone, which is another one when the run goes on"
+    if out is None: return
+    words = str(_describe_loss(loss))
+    if _ADDRESS not in words: return
+    thing = words.split(_ADDRESS)[0].rpartition('<')[2]
+    raise ValueError(f'loss={loss!r} with out={str(out)!r}: only its address tells this {thing} from others, so the '
+                     'run would not be known again; expected a name, or a function or module that holds numbers alone')
 
 def _state_hash(network):
     digest = hashlib.sha256()
@@ -167,6 +239,17 @@ def _state_hash(network):
         digest.update(name.encode())
         digest.update(values.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+def _describe_network(network):
+    "A hash of what a network does with its weights; None for this project's layouts with the usual batch norm"
+    if type(network) in ARCHITECTURES.values():
+        usual = {name: value for name, value in network.spec.items() if name not in ('norm', 'momentum')}
+        if repr(network) == repr(build(usual)): return None   # runs were known without it before
+    made_of = [repr(network)]
+    for module in network.modules():
+        code = _own_code(type(module))
+        if code: made_of.append([_numbers(module, type), code])
+    return content_hash(re.sub(_ADDRESS + '[0-9a-f]+', '', repr(made_of), flags=re.IGNORECASE))
 
 # %% ../../nbs/learning/07_training.ipynb #13a82bb0
 def _check_whole(lo, **values):
@@ -236,6 +319,8 @@ def _run_record(network, settings, samples, valid, benchmarks, phase, parent):
     of_benchmarks = {name: describe_stack(stack) for name, stack in benchmarks.items()}
     record = plain(dict(settings=settings.to_record(samples.imaging), data=data, phase=phase, parent=parent,
                         benchmarks=of_benchmarks, first_weights=_state_hash(network)))
+    layout = _describe_network(network)
+    if layout: record['layout'] = layout
     hashed = {k: v for k, v in record.items() if k != 'parent'}
     return {**record, 'run': content_hash(hashed)}
 
@@ -311,7 +396,6 @@ class Epochs(Callback):
         return [row for row in rows if row['epoch'] == epoch]
 
     def before_train(self):
-        self.dls.train.epoch = self.epoch
         self.total = 0.
         self.n = 0
         seed = rng_for(self.settings.seed, 'torch', self.epoch).integers(2**62)
@@ -474,7 +558,7 @@ def _finished(out, run):
     if not (out/'record.json').exists(): return None
     other = read_network_record(out).get('run')
     if other != run:
-        raise ValueError(f'{out} holds the run {other!r}, which differs in its settings, data or first weights '
+        raise ValueError(f'{out} holds the run {other!r}, which differs in its settings, data, layout or first weights '
                          f'from {run!r}: choose another folder')
     exactly = {'value': float}   # pandas' own parser may round
     return pd.read_csv(out/'history.csv', dtype={'run': str}, converters=exactly)
@@ -609,6 +693,7 @@ def fit(
     settings = Settings(epochs, lr, schedule, batch_size, seed, loss, class_weights, samples.augment, freeze, metrics,
                         keep, precision, device, way)
     settings.check(network)
+    _check_lasting(loss, out)
     _check_output(network)
     for name, other in {'valid': valid, **benchmarks}.items(): check_stack(other, name)
     record = _run_record(network, settings, samples, valid, benchmarks, phase, parent or origin)
