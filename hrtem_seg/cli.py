@@ -57,13 +57,14 @@ def _segment_options(args):
     return dict(cleaning=_cleaning(args), outline=args.outline, flips=args.flips, neck=args.neck,
                 image=args.image, frame=frame, average=args.average, bin=args.bin,
                 insist=args.insist, overwrite=args.overwrite, device=args.device, smallest=smallest,
+                C3=1e7*args.C3,   # Å
                 memory=1e9*args.memory, show=sys.stderr.isatty())
 
 def _check_segment(args):
     from hrtem_seg.core.checks import check_range
     from hrtem_seg.core.devices import as_device
     limits = {'--pixel-size (nm)': (.001, 10, args.pixel_size), '--smallest (nm)': (0, 1000, args.smallest),
-              '--neck': (0, 1, args.neck), '--track (nm)': (.001, 1e4, args.track),
+              '--neck': (0, 1, args.neck), '--C3 (mm)': (-10, 10, args.C3), '--track (nm)': (.001, 1e4, args.track),
               '--memory (GB)': (.001, 1e6, args.memory), '--workers': (0, 10000, args.workers)}
     for name, (low, high, value) in limits.items():
         if value is not None:
@@ -421,6 +422,9 @@ def _add_reading(s):
 def _add_finding(s):
     "How particles are found"
     s.add_argument('--bright', action='store_true', help='particles are brighter than their film (default: darker)')
+    s.add_argument('--C3', type=float, default=0., metavar='MM',
+                   help='spherical aberration of the objective lens in mm, with which the focus is read (default: 0, '
+                        'a corrected lens)')
     s.add_argument('--smallest', type=float, metavar='NM',
                    help='least diameter of a particle in nm (default: what the network was trained on allows; 0: '
                         'keep every speck)')

@@ -199,3 +199,9 @@ def test_a_child_is_never_its_own_parent(tmp_path):
     for run in ('a', None):
         child = kept(tmp_path/'net', record=dict(run=run, parent=dict(run=run, folder='/gone/net')))
         assert lineage(child)[0]['missing']
+
+def test_a_set_that_is_called_none_keeps_its_name(tmp_path):
+    from hrtem_seg.learning.packages import _score_rows
+    rows = 'kept,dataset,metric,value', 'True,None,dice,.5', 'True,train,loss,.1'
+    (tmp_path/'history.csv').write_text('\n'.join(rows))
+    assert _score_rows(tmp_path) == [('None', 'dice', '0.500')]

@@ -254,7 +254,7 @@ def _score_rows(folder):
     "The kept epoch's scores on the images that were beside the training"
     path = Path(folder)/'history.csv'
     if not path.is_file(): return []
-    history = pd.read_csv(path)
+    history = pd.read_csv(path, keep_default_na=False, na_values=[''])   # a set may be called 'None'
     if not SCORED <= set(history): return []
     of_training = history.dataset == 'train'
     kept = history[history.kept & ~of_training]

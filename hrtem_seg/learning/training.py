@@ -561,7 +561,8 @@ def _finished(out, run):
         raise ValueError(f'{out} holds the run {other!r}, which differs in its settings, data, layout or first weights '
                          f'from {run!r}: choose another folder')
     exactly = {'value': float}   # pandas' own parser may round
-    return pd.read_csv(out/'history.csv', dtype={'run': str}, converters=exactly)
+    names = dict(keep_default_na=False, na_values=[''])   # a set may be called 'None'
+    return pd.read_csv(out/'history.csv', dtype={'run': str}, converters=exactly, **names)
 
 def _checkpoint(path, run):
     "The state after the last whole epoch, if there is one"
