@@ -32,6 +32,11 @@ def lab(project, tmp_path_factory):
         server.terminate()
         server.wait(60)
 
+def accept_what_lab_asks(page):
+    "Keys that come before the kernel make Lab ask for one, in a dialog that covers the page: take what it proposes"
+    asked = page.locator('.jp-Dialog')
+    page.add_locator_handler(asked, lambda: asked.locator('.jp-mod-accept').click(), no_wait_after=True)
+
 def run_first_cell(page):
     "Press the keys until the cell has a number or waits for one: Lab forgets keys that come before it is ready"
     prompt = page.locator('.jp-Cell .jp-InputPrompt').first
@@ -51,9 +56,10 @@ def page(lab):
         opened = p.chromium.launch(executable_path=program, args=['--no-sandbox'])
         page = opened.new_page(viewport=dict(width=1400, height=1000))
         page.set_default_timeout(1000*PATIENCE)
+        accept_what_lab_asks(page)
         page.goto(f'{lab}/tree/page.ipynb')
         run_first_cell(page)
-        page.locator('select').first.wait_for()
+        page.locator('.widget-dropdown select').first.wait_for()
         yield page
         opened.close()
 
