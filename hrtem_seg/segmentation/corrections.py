@@ -24,7 +24,7 @@ from ..core.units import coords
 from ..learning.metrics import dice
 from ..micrographs.cleaning import clean
 from ..micrographs.micrograph import micrograph
-from ..micrographs.readers import read_mask
+from ..micrographs.readers import label_planes
 from .exports import write_rois
 from .segmentation import at_pixel
 
@@ -310,8 +310,6 @@ EDGE = 12.             # Pixels from those, within which all others lie
 
 def _by_colour(a, path):
     "A number for each colour but black"
-    if a.shape[-1] in (2, 4):
-        a = np.where(a[..., -1:] > 0, a, 0)[..., :-1]   # what is transparent is background
     flat = a.reshape(-1, a.shape[-1]).astype(np.int64)
     numbers = flat@(1 << 20)**np.arange(a.shape[-1])
     colours, of_pixels = np.unique(numbers, return_inverse=True)
@@ -345,26 +343,11 @@ def _plane_of(path, planes, frame):
                          f'{n - 1}, counted from 0')
     return planes[int(frame)]
 
-def _from_tiff(path, frame):
-    "(y, x) or (y, x, colour) of a TIFF, of a movie those of one frame"
-    import tifffile
-    with tifffile.TiffFile(path) as tif:
-        axes = tif.series[0].axes
-        values = tif.series[0].asarray()
-    if values.ndim == 2:
-        return values
-    [at] = [k for k, axis in enumerate(axes) if axis not in 'YX']
-    coloured = axes[at] == 'S' or axes[at] == 'C' and values.shape[at] in (3, 4)
-    if coloured:
-        return np.moveaxis(values, at, -1)
-    return _plane_of(path, np.moveaxis(values, at, 0), frame)
-
 def _from_picture(path, frame):
-    from skimage.io import imread
-    read_mask(path)   # a file that is none is refused by name
-    a = np.asarray(imread(path)) if path.suffix.lower() == '.png' else _from_tiff(path, frame)
+    a = _plane_of(path, label_planes(path), frame)
     if a.ndim == 3:
-        a = a[..., 0] if (a[..., :1] == a[..., :3]).all() and a.shape[-1] == 3 else _by_colour(a, path)
+        grey = (a == a[..., :1]).all()
+        a = a[..., 0] if grey else _by_colour(a, path)
     values = np.unique(a)
     if len(values) > MOST_LABELS:
         raise ValueError(f'{path} has {len(values)} values: expected labels, this is a picture')
