@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch, torch.nn.functional as F, xarray as xr
 from fastai.basics import Callback
 from torch import nn
-from hrtem_seg.learning import training, transfer as runs_of
+from hrtem_seg.learning import identity, training, transfer as runs_of
 from hrtem_seg.learning.benchmarks import Benchmarks, collapsed, deviation, matrix, scores
 from hrtem_seg.learning.metrics import METRICS, dice
 from hrtem_seg.learning.networks import NORMS, ResNetUNet, UNet, build, receptive_field
@@ -403,11 +403,11 @@ def test_another_stack_of_the_same_record_is_another_run(stacks, tmp_path):
 
 def test_losses_of_one_class_are_told_apart():
     from hrtem_seg.learning.losses import DiceLoss, FocalLoss, SumLoss
-    told = [training._describe_loss(loss) for loss in (
+    told = [identity.describe_loss(loss) for loss in (
         'ce', FocalLoss(0.), FocalLoss(5.), FocalLoss(5., (1, 9)), SumLoss(FocalLoss(5.)), SumLoss(FocalLoss(1.)), DiceLoss(),
         lambda a, b: a.sum(), lambda a, b: 2*a.sum())]
     assert len({json.dumps(t, sort_keys=True) for t in told}) == len(told)
-    assert training._describe_loss(FocalLoss(5.)) == training._describe_loss(FocalLoss(5.))
+    assert identity.describe_loss(FocalLoss(5.)) == identity.describe_loss(FocalLoss(5.))
 
 def test_another_layout_with_the_same_weights_is_another_run(stacks, tmp_path):
     train, valid, _ = stacks
@@ -420,9 +420,9 @@ def test_another_layout_with_the_same_weights_is_another_run(stacks, tmp_path):
 @pytest.mark.parametrize('spec', [SMALL, {**SMALL, 'kernel': 5}, {'name': 'ResNetUNet', 'filters': [8, 16], 'decoder': [16, 8, 8]}])
 def test_the_usual_layouts_are_known_as_before(spec):
     network = build(spec)
-    assert training._describe_network(network) is None
+    assert identity.describe_network(network) is None
     network.final_conv = nn.Sequential(nn.Dropout(.5), network.final_conv)
-    assert training._describe_network(network)
+    assert identity.describe_network(network)
 
 def loss_by(forward):
     "A loss of one's own, whose class is called the same whatever it does"
@@ -442,11 +442,11 @@ def test_losses_of_ones_own_count_by_their_code_and_by_all_they_hold():
     losses = [loss_by(lambda self, a, b: a.sum()), loss_by(lambda self, a, b: 2*a.sum()), weighed(1, FocalLoss(1.)), weighed(1, FocalLoss(2.)),
               weighed(1, lambda a, b: a.sum()), weighed(1, lambda a, b: a.mean()), weighed(torch.ones(3), FocalLoss(1.)),
               Weighed(1).loss, Weighed(2).loss]
-    told = [json.dumps(training._describe_loss(loss)) for loss in losses]
+    told = [json.dumps(identity.describe_loss(loss)) for loss in losses]
     assert len(set(told)) == len(told)
     assert not any(' at 0x' in t for t in told)
-    for loss in losses: training._check_lasting(loss, 'net')
-    again = training._describe_loss(weighed(1, lambda a, b: a.sum()))   # another function object with the same code
+    for loss in losses: identity.check_lasting(loss, 'net')
+    again = identity.describe_loss(weighed(1, lambda a, b: a.sum()))   # another function object with the same code
     assert json.dumps(again) == told[4]
 
 def test_a_loss_known_by_its_address_alone_is_not_kept(stacks, tmp_path):
