@@ -35,7 +35,9 @@ class AsPredicted(Callback):
     order = -5   # before the first batch, after the model is on its device
     def __init__(self,
         precision:str='auto', # 'auto', 'bfloat16' or 'float32'
-    ): self.kind = precision
+    ):
+        self.kind = precision
+        self.seen = 0   # epochs of earlier calls of the Learner's `fit`
 
     def before_fit(self):
         model = self.learn.model
@@ -49,11 +51,13 @@ class AsPredicted(Callback):
                 return padded_forward(plain_forward, x, multiple)
         model.forward = forward
 
-    def before_train(self): self.learn.dls.train.epoch = self.epoch   # order, augmentation and noise are drawn from it
+    def before_train(self): self.learn.dls.train.epoch = self.seen + self.epoch   # order, augmentation and noise are drawn from it
 
     def after_pred(self): self.learn.pred = self.pred.float()
 
-    def after_fit(self): self.restore(self.learn.model)
+    def after_fit(self):
+        self.seen += self.epoch + 1
+        self.restore(self.learn.model)
 
     @staticmethod
     def restore(model): model.__dict__.pop('forward', None)
