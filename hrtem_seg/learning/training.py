@@ -51,7 +51,8 @@ class AsPredicted(Callback):
                 return padded_forward(plain_forward, x, multiple)
         model.forward = forward
 
-    def before_train(self): self.learn.dls.train.epoch = self.seen + self.epoch   # order, augmentation and noise are drawn from it
+    def before_train(self):
+        self.learn.dls.train.epoch = self.seen + self.epoch   # order, augmentation and noise are drawn from it
 
     def after_pred(self): self.learn.pred = self.pred.float()
 
