@@ -2329,6 +2329,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._doubt_dm': ( 'micrographs/readers.html#_doubt_dm',
                                                                                             'hrtem_seg/micrographs/readers.py'),
+                                               'hrtem_seg.micrographs.readers._doubt_sign': ( 'micrographs/readers.html#_doubt_sign',
+                                                                                              'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._doubt_statistics': ( 'micrographs/readers.html#_doubt_statistics',
                                                                                                     'hrtem_seg/micrographs/readers.py'),
                                                'hrtem_seg.micrographs.readers._doubt_tiff': ( 'micrographs/readers.html#_doubt_tiff',

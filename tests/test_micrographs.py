@@ -140,16 +140,17 @@ def test_one_flipped_bit_of_a_png_is_found(tmp_path):
 # Other formats
 
 @needs('mrcfile')
+@pytest.mark.parametrize('order', '<>')
 @pytest.mark.parametrize('says, dtype, warned', [('signed', 'i1', False), ('unsigned', 'u1', False), ('largest value', 'u1', False), ('nothing', 'i1', True)])
-def test_bytes_of_mrc_have_the_sign_that_the_header_says(tmp_path, says, dtype, warned, recwarn):
+def test_bytes_of_mrc_have_the_sign_that_the_header_says(tmp_path, order, says, dtype, warned, recwarn):
     import mrcfile
-    a = np.arange(-128, 128, dtype='i1').reshape(1, 16, 16)
-    f = files.write_mrc(tmp_path/'a.mrc', a)
+    a = np.arange(-128, 128, dtype='i1').repeat(2).reshape(2, 16, 16)
+    f = files.write_mrc(tmp_path/'a.mrc', a, order=order)
     with mrcfile.mmap(f, mode='r+') as m:
-        if 'signed' in says: m.header.extra2 = np.frombuffer(bytes(40) + struct.pack('<2i', 1146047817, says == 'signed') + bytes(36), 'V84')[0]
+        if 'signed' in says: m.header.extra2 = np.frombuffer(bytes(40) + struct.pack(f'{order}2i', 1146047817, says == 'signed') + bytes(36), 'V84')[0]
         if says == 'largest value': m.header.dmin, m.header.dmax, m.header.dmean = 0, 255, 127.5
-    read = read_micrograph(f, .6)
-    assert (read.values == a[0].view(dtype)).all()
+    assert (read_micrograph(f, .6).values == a.view(dtype)).all()
+    assert (read_micrograph(f, .6, frame=0).values == a[0].view(dtype)).all()   # the darker half: below 0 where signed
     assert any('read as signed' in str(w.message) for w in recwarn) == warned
 
 @needs('mrcfile')

@@ -466,14 +466,18 @@ def _sign_of_bytes(header):
         return 'unsigned'
     return 'signed' if -128 <= least < 0 and least < largest else ''
 
+def _doubt_sign(header, values):
+    "Warn of bytes below 0 where nothing says that they have a sign"
+    if values.dtype != np.int8 or _sign_of_bytes(header) or values.min() >= 0:
+        return
+    warnings.warn(f'its bytes are read as signed, as MRC2014 has it, and go down to {values.min()}; the header says '
+                  'nothing: if the image has no negative values, they were written without a sign')
+
 def _doubt_statistics(header, values):
     "Warn where the header's least, largest and mean value are not those of the values"
     said = np.array([header.dmin, header.dmax, header.dmean], dtype=float)
     known = np.isfinite(said).all() and said[0] < said[1]
     if not known or not said[0] <= said[2] <= said[1]:
-        if values.dtype == np.int8 and not _sign_of_bytes(header) and values.min() < 0:
-            warnings.warn('its bytes are read as signed, as MRC2014 has it, and some are below 0; the header does not '
-                          'say so: if the image has no negative values, they were written without a sign')
         return
     seen = np.array([values.min(), values.max(), values.mean(dtype=np.float64)])
     if not np.allclose(seen, said, rtol=0, atol=1e-4*(said[1] - said[0])):
@@ -489,7 +493,9 @@ def _read_mrc(path, shape, frame=None):
         values = f.data.view(np.uint8) if unsigned else f.data
         sections = values.reshape(shape)
         if frame is not None and shape[0] > 1:
+            _doubt_sign(f.header, sections[frame])
             return np.array(sections[frame])
+        _doubt_sign(f.header, sections)
         _doubt_statistics(f.header, sections)
         return np.array(sections[0] if shape[0] == 1 else sections)
 
